@@ -1,0 +1,115 @@
+"""Options become objects: ``{type: dotted.path, **arguments}`` is looked up, checked and called."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ddpm_kedro.errors import InputError
+
+Option = Mapping[str, Any]
+
+
+def locate(path: str, trusted: Sequence[str] | None = None) -> Callable[..., Any]:
+    """Import what a dotted path names.
+
+    Args:
+        path: a module path and the name of a class or function in it, as in ``torch.optim.SGD``.
+        trusted: the prefixes that may be named, each a package or module such as ``ddpm_kedro``;
+            None trusts every path (YAML on the user's own disk), as a model file never is.
+
+    Raises:
+        InputError: the path is not trusted, cannot be imported, or names nothing callable.
+    """
+    module_name, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    if not module_name:
+        raise InputError(f"type={path!r}: give a dotted path such as torch.optim.SGD")
+    if trusted is not None and not any(
+        path.startswith(prefix.rstrip(".") + ".") for prefix in trusted
+    ):
+        raise InputError(
+            f"type={path}: not among the trusted modules {', '.join(trusted)}; "
+            "if you trust the file, add its module to trusted_modules"
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except ImportError as error:
+        raise InputError(f"type={path}: cannot import {module_name} ({error})") from error
+    except AttributeError as error:
+        raise InputError(f"type={path}: module {module_name} has no {name}") from error
+    if not callable(found):
+        raise InputError(f"type={path}: names a {type(found).__name__}, not a class or a function")
+    # A trusted module's imports are not its own: `ddpm_kedro.files.os.system` must not pass.
+    if trusted is not None and not str(getattr(found, "__module__", "")).startswith(
+        tuple(prefix.rstrip(".") for prefix in trusted)
+    ):
+        raise InputError(f"type={path}: defined outside the trusted modules {', '.join(trusted)}")
+    return found
+
+
+def check(option: Option, *args: Any, trusted: Sequence[str] | None = None, **extra: Any) -> None:
+    """Bind an option's arguments against the signature of its type without calling it.
+
+    ``args`` and ``extra`` stand for what :func:`build` will add; their values are not looked at.
+
+    Raises:
+        InputError: no ``type``, an unknown or missing argument, or a number that is not finite.
+    """
+    target, arguments = _split(option, trusted)
+    for key, value in arguments.items():
+        if isinstance(value, Mapping) and "type" in value:
+            check(value, trusted=trusted)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{key}={value} of {option['type']}: give a finite number")
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # some C types have none: then calling is the only check
+        return
+    try:
+        signature.bind(*args, **arguments, **extra)
+    except TypeError as error:
+        known = [
+            name
+            for name, parameter in list(signature.parameters.items())[len(args) :]
+            if name not in extra and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        raise InputError(
+            f"{option['type']}: {error}; its arguments are {', '.join(known) or 'none'}"
+        ) from error
+
+
+def build(option: Option, *args: Any, trusted: Sequence[str] | None = None, **extra: Any) -> Any:
+    """Make the object that an option describes; options nested in its arguments are made first.
+
+    Args:
+        option: ``{"type": dotted path, **arguments}``.
+        args: positional arguments put in front, such as an optimizer's parameters.
+        trusted: see :func:`locate`.
+        extra: further keyword arguments.
+
+    Raises:
+        InputError: as :func:`check`, or the type refused its arguments (its own message is kept).
+    """
+    check(option, *args, trusted=trusted, **extra)
+    target, arguments = _split(option, trusted)
+    for key, value in arguments.items():
+        if isinstance(value, Mapping) and "type" in value:
+            arguments[key] = build(value, trusted=trusted)
+    try:
+        return target(*args, **arguments, **extra)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{option['type']}: {error}") from error
+
+
+def _split(
+    option: Option, trusted: Sequence[str] | None
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    if not isinstance(option, Mapping) or "type" not in option:
+        raise InputError(f"{option!r}: an option needs a type, as in {{type: torch.optim.SGD}}")
+    arguments = {str(key): value for key, value in option.items() if key != "type"}
+    return locate(option["type"], trusted), arguments

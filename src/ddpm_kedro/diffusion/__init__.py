@@ -1,0 +1,1 @@
+"""What the model is: schedules, objectives, denoisers, samplers, backbones."""

@@ -1,0 +1,1 @@
+"""The stages, one package each: `nodes` are plain functions, `pipeline` wires them."""

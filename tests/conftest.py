@@ -1,0 +1,28 @@
+"""Fixtures that every test may use, and the quiet that every run of the tests needs."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("DO_NOT_TRACK", "1")  # no usage data from a test run
+os.environ.setdefault("WANDB_MODE", "disabled")  # tests of the W&B hook choose their own mode
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.cuda,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU"),
+            ],
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device that a test must hold on: the CPU, and CUDA where there is a GPU."""
+    return torch.device(request.param)

@@ -1,0 +1,70 @@
+"""Options become objects, and wrong ones are refused before anything is made."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+
+from ddpm_kedro.construction import build, check, locate
+from ddpm_kedro.errors import InputError
+
+
+def test_build_passes_positional_and_keyword_arguments():
+    option = {"type": "datetime.timedelta", "hours": 2}
+    assert build(option, 1) == datetime.timedelta(days=1, hours=2)
+    assert build(option, minutes=3) == datetime.timedelta(hours=2, minutes=3)
+
+
+def test_nested_options_are_built_first():
+    option = {
+        "type": "fractions.Fraction",
+        "numerator": {"type": "fractions.Fraction", "numerator": 3},
+        "denominator": 4,
+    }
+    assert build(option) == build({"type": "fractions.Fraction", "numerator": 3, "denominator": 4})
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"lr": 1}, "needs a type"),
+        ("adam", "needs a type"),
+        ({"type": "Adam"}, "dotted path"),
+        ({"type": "no_such_module.Adam"}, "cannot import no_such_module"),
+        ({"type": "torch.optim.Adamm"}, "has no Adamm"),
+        ({"type": "math.pi"}, "float"),
+        ({"type": "fractions.Fraction", "numerater": 1}, "numerater"),
+        ({"type": "fractions.Fraction", "numerator": float("nan")}, "finite"),
+        ({"type": "fractions.Fraction", "numerator": {"type": "math.nothing"}}, "has no nothing"),
+    ],
+)
+def test_refused_before_it_is_made(option, words):
+    with pytest.raises(InputError, match=words):
+        check(option)
+    with pytest.raises(InputError, match=words):
+        build(option)
+
+
+def test_a_refusal_of_the_constructor_keeps_its_words():
+    with pytest.raises(InputError, match="Invalid literal for Fraction"):
+        build({"type": "fractions.Fraction", "numerator": "x"})
+
+
+@pytest.mark.parametrize(
+    "path", ["os.system", "ddpm_kedro_evil.run", "ddpm_kedro.files.os.system", "subprocess.Popen"]
+)
+def test_only_trusted_modules_are_named(path):
+    with pytest.raises(InputError):
+        locate(path, trusted=("ddpm_kedro",))
+
+
+def test_an_import_of_a_trusted_module_is_not_trusted():
+    with pytest.raises(InputError, match="outside the trusted modules"):
+        locate("ddpm_kedro.files.Path", trusted=("ddpm_kedro",))
+
+
+def test_a_trusted_module_passes():
+    from ddpm_kedro.files import Receipt
+
+    assert locate("ddpm_kedro.files.Receipt", trusted=("ddpm_kedro.",)) is Receipt
