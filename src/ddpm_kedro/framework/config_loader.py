@@ -1,0 +1,210 @@
+"""Configuration in layers: base < preset < local < ``--params``, merged as text, resolved once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from kedro.config import MissingConfigException, OmegaConfigLoader
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from ddpm_kedro.errors import InputError
+
+# A choice is a line `key: ${table.${name}}`: it picks the entry of `table` that `name` names.
+_CHOICE = re.compile(r"^\$\{(?P<table>\w+)\.\$\{(?P<name>\w+)\}\}$")
+_LOCAL = "local"
+
+
+class LayeredConfigLoader(OmegaConfigLoader):
+    """Merge all layers before any interpolation is resolved.
+
+    Kedro resolves each environment on its own and merges the results, so a preset that retunes
+    ``optimizers.sgd.lr`` and a user who says ``optimizer=sgd`` never hear of each other. Here the
+    layers are merged as they are written, then resolved together. ``conf/local`` applies under
+    every preset. Parameters merge key by key; any other file replaces whole top-level entries, as
+    in plain Kedro, unless ``merge_strategy`` says ``soft`` for it.
+
+    In the catalog ``${parameters:key.subkey}`` is the composed value of that parameter.
+
+    Raises:
+        InputError: the environment has no folder, or a choice names no entry of its table.
+    """
+
+    def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:
+        env = kwargs.get("env", args[0] if args else None)
+        folder = Path(conf_source)
+        if env and folder.is_dir() and not (folder / env).is_dir():
+            presets = sorted(
+                entry.name
+                for entry in folder.iterdir()
+                if entry.is_dir() and entry.name not in ("base", _LOCAL)
+            )
+            raise InputError(f"--env {env}: no folder {folder / env}; {_choices(env, presets)}")
+        super().__init__(conf_source, *args, **kwargs)
+
+    def _resolve_from_raw_config(
+        self,
+        key: str,
+        base_configs: dict[Path, Any],
+        env_configs: dict[Path, Any],
+        base_path: str,
+        env_path: str,
+        processed_files: set[Path],
+    ) -> dict[str, Any]:
+        # Private in Kedro 1.7, which pyproject.toml therefore holds below 1.8; the public seam
+        # (`load_and_merge_dir_config`) merges and resolves in one go and cannot be split.
+        if key == "globals":
+            return super()._resolve_from_raw_config(
+                key, base_configs, env_configs, base_path, env_path, processed_files
+            )
+        layers = [_flatten(base_configs.values()), _flatten(env_configs.values())]
+        local_path = self._get_conf_env_path(_LOCAL)
+        if local_path not in (base_path, env_path) and self._fs.isdir(local_path):
+            local_configs = self._read_dir_configs(
+                local_path, self.config_patterns[key], key, processed_files, key == "credentials"
+            )
+            layers.append(_flatten(local_configs.values()))
+        if not processed_files:
+            raise MissingConfigException(
+                f"no files match {', '.join(self.config_patterns[key])} in {base_path}, {env_path}"
+            )
+        if key == "parameters":
+            layers.append(self._checked_runtime_params())
+            return compose(layers)
+        return {
+            name: value
+            for name, value in self._resolve_other(key, layers).items()
+            if not name.startswith("_")
+        }
+
+    def _resolve_other(self, key: str, layers: list[dict[str, Any]]) -> dict[str, Any]:
+        soft = self.merge_strategy.get(key) == "soft"
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            merged = _overlay(merged, layer, []) if soft else {**merged, **layer}
+        # Registered at each use: resolvers are global, and another loader may have come between.
+        OmegaConf.register_new_resolver("parameters", self._parameter, replace=True)
+        return OmegaConf.to_container(OmegaConf.create(merged), resolve=True)  # type: ignore[return-value]
+
+    def _parameter(self, path: str) -> Any:
+        value: Any = self["parameters"]
+        for key in path.split("."):
+            if not isinstance(value, Mapping) or key not in value:
+                raise InputError(f"the catalog asks for parameter {path}, which does not exist")
+            value = value[key]
+        return value
+
+    def _checked_runtime_params(self) -> dict[str, Any]:
+        given = dict(self.runtime_params or {})
+        if self.restrict_runtime_params_type_selection:
+            for path in _paths_of_key(given, "type"):
+                raise InputError(f"{path}: parameters from a request may not name a type")
+        return given
+
+
+def compose(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge layers of parameters, later over earlier, and resolve what they interpolate.
+
+    A table laid over an interpolation (``training.optimizer.lr=0.1`` over
+    ``training.optimizer: ${optimizers.${optimizer}}``) waits until that is resolved, so it changes
+    the entry that the other layers chose.
+
+    Args:
+        layers: nested dicts of plain values and unresolved ``${...}`` strings.
+
+    Raises:
+        InputError: a choice names no entry of its table, or an interpolation names no key.
+    """
+    merged: dict[str, Any] = {}
+    waiting: list[tuple[tuple[str, ...], Mapping[str, Any]]] = []
+    for layer in layers:
+        merged = _overlay(merged, layer, waiting)
+    _check_choices(merged)
+    tree = {**merged, "_waiting": [dict(table) for _, table in waiting]}
+    try:
+        resolved: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)  # type: ignore[assignment]
+    except InterpolationKeyError as error:
+        raise InputError(f"parameter {error.full_key}: {str(error).splitlines()[0]}") from error
+    except OmegaConfBaseException as error:
+        raise InputError(f"parameters: {str(error).splitlines()[0]}") from error
+    for (path, _), table in zip(waiting, resolved.pop("_waiting"), strict=True):
+        target = resolved
+        for key in path[:-1]:
+            target = target[key]
+        value = target[path[-1]]
+        target[path[-1]] = _overlay(value, table, []) if isinstance(value, Mapping) else table
+    return resolved
+
+
+def _overlay(
+    under: Mapping[str, Any],
+    over: Mapping[str, Any],
+    waiting: list[tuple[tuple[str, ...], Mapping[str, Any]]],
+    path: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        here = (*path, str(key))
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = _overlay(below, value, waiting, here)
+        elif isinstance(value, Mapping) and isinstance(below, str) and "${" in below:
+            waiting.append((here, value))
+        else:
+            merged[key] = value
+    return merged
+
+
+def _check_choices(tree: Mapping[str, Any]) -> None:
+    for value in _leaves(tree):
+        match = _CHOICE.match(value) if isinstance(value, str) else None
+        if match is None:
+            continue
+        table, chosen = tree.get(match["table"]), tree.get(match["name"])
+        if isinstance(chosen, str) and "${" in chosen:
+            continue
+        if isinstance(table, Mapping) and (not isinstance(chosen, str) or chosen not in table):
+            raise InputError(f"{match['name']}={chosen}: {_choices(str(chosen), sorted(table))}")
+
+
+def _choices(wrong: str, known: list[str]) -> str:
+    close = get_close_matches(wrong, known, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"choose one of {', '.join(known)}{hint}"
+
+
+def _flatten(configs: Iterable[Any]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for config in configs:
+        container = OmegaConf.to_container(config, resolve=False)
+        if not isinstance(container, dict):
+            raise InputError("a configuration file must hold key: value lines at its top level")
+        merged = _overlay(merged, container, [])
+    return merged
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from _leaves(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _leaves(value)
+    else:
+        yield tree
+
+
+def _paths_of_key(tree: Any, wanted: str, path: str = "") -> Iterator[str]:
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key == wanted:
+                yield here
+            yield from _paths_of_key(value, wanted, here)
+    elif isinstance(tree, list):
+        for number, value in enumerate(tree):
+            yield from _paths_of_key(value, wanted, f"{path}[{number}]")

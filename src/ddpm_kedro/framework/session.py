@@ -1,0 +1,99 @@
+"""How a `kedro run` ends: one clear line for a user's mistake, and the exit code that tells why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from kedro.framework.session import KedroSession
+
+from ddpm_kedro.errors import InputError
+
+_EXIT_INTERRUPTED, _EXIT_TERMINATED = 130, 143
+
+
+class ProjectSession(KedroSession):
+    """A session whose failures read well and whose interruptions reach the hooks.
+
+    - An :class:`InputError`, also one that Kedro wrapped, is printed as one line without a
+      traceback; the exit code is 1.
+    - Ctrl-C ends with 130 and SIGTERM with 143, after each hook that has a method
+      ``on_interrupt(exit_code)`` had its say: Kedro itself tells hooks of an ``Exception`` only.
+    """
+
+    def run(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            with _sigterm_unwinds(), _usable_home():
+                return super().run(*args, **kwargs)
+        except KeyboardInterrupt:
+            self._tell_hooks(_EXIT_INTERRUPTED)
+            raise SystemExit(_EXIT_INTERRUPTED) from None
+        except SystemExit as stop:
+            self._tell_hooks(stop.code if isinstance(stop.code, int) else 1)
+            raise
+        except Exception as error:
+            mistake = mistake_in(error)
+            if mistake is None:
+                raise
+            if click.get_current_context(silent=True) is None:
+                raise mistake from None
+            raise click.ClickException(str(mistake)) from None
+
+    def _tell_hooks(self, exit_code: int) -> None:
+        for plugin in self._hook_manager.get_plugins():
+            on_interrupt = getattr(plugin, "on_interrupt", None)
+            if on_interrupt is not None:
+                on_interrupt(exit_code)
+
+
+def mistake_in(error: BaseException | None) -> InputError | None:
+    """The user's mistake behind an error: itself, or what Kedro wrapped when it failed."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, InputError):
+            return error
+        if isinstance(error, ValueError) and "Failed to find the pipeline named" in str(error):
+            return InputError(" ".join(str(error).split()))
+        seen.add(id(error))
+        error = error.__cause__
+    return None
+
+
+@contextlib.contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that files are closed and hooks are told."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread only; a server runs us in another
+        return
+
+    def stop(signum: int, frame: types.FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    older = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, older)
+
+
+@contextlib.contextmanager
+def _usable_home() -> Iterator[None]:
+    """Keep libraries that cache under the home folder quiet where there is none to write to."""
+    home = os.path.expanduser("~")
+    if "MPLCONFIGDIR" in os.environ or os.access(home, os.W_OK):
+        yield
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="ddpm_kedro-") as folder:
+        os.environ["MPLCONFIGDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["MPLCONFIGDIR"]
