@@ -1,0 +1,1 @@
+"""How a model learns: the loop, its state, checkpoints, the log, and the launch of workers."""

@@ -1,0 +1,216 @@
+"""The store of all trainings: finds or makes the folder of the training that a run asks for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.training.checkpoint_file import Checkpoint
+from ddpm_kedro.training.fingerprint import FINGERPRINT_DIGITS, differences, fingerprint
+from ddpm_kedro.training.store_lock import StoreLock
+from ddpm_kedro.training.training_folder import TrainingFolder, clear_leftovers, remove_folder
+from ddpm_kedro.training.training_state import TrainingState
+
+__all__ = ["Checkpoint", "CheckpointStore", "TrainingFolder"]
+
+logger = logging.getLogger(__name__)
+
+_FOLDER_NAME = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
+_SHOWN_DIFFERENCES = 8
+
+
+class CheckpointStore:
+    """All trainings under one folder, each in a folder named by the fingerprint of its parameters.
+
+    One run holds a store at a time. When a training is opened, the ``keep_trainings`` ones used
+    last stay, itself included, and older ones are removed.
+
+    Args:
+        path: the store's folder; it is made when a training is opened.
+        keep_trainings: how many trainings to keep.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], keep_trainings: int = 8) -> None:
+        if keep_trainings < 1:
+            raise InputError(f"keep_trainings={keep_trainings}: keep at least 1")
+        self.path = Path(path)
+        self.keep_trainings = keep_trainings
+
+    def open(
+        self,
+        shaping: Mapping[str, Any],
+        recorded: Mapping[str, Any],
+        budget_images: int,
+        restart: bool = False,
+        keep_checkpoints: int = 3,
+    ) -> TrainingFolder:
+        """Take the store's lock and find or make the folder of the training with these parameters.
+
+        One line is logged (and kept as ``summary``): the training is *new*, *resumes* at a step,
+        *goes on* from a finished model to a higher budget, or is *done*. A new one says what
+        differs from the earlier one that is nearest, an old one what changed of ``recorded``.
+
+        Args:
+            shaping: every parameter that changes what is learned; its fingerprint is the identity.
+            recorded: what else is in force: device, precision, versions, code, paths.
+            budget_images: training images to see in all. Fewer than were seen before is no error:
+                the training is done.
+            restart: start over; the earlier folder is kept as ``<fingerprint>.replaced`` until the
+                new training is finished.
+            keep_checkpoints: how many of the newest checkpoints to keep beside the best.
+
+        Raises:
+            InputError: another run holds the store, or it cannot be written.
+        """
+        name = fingerprint(shaping)
+        state = TrainingState.create(shaping, recorded)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = StoreLock(self.path / "lock")
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: checkpoints cannot be kept here ({error.strerror}); "
+                "choose a data_root that can be written"
+            ) from None
+        try:
+            return self._open(name, state, budget_images, restart, keep_checkpoints, lock)
+        except OSError as error:
+            lock.release()
+            raise InputError(
+                f"{error.filename or self.path}: the training cannot be kept here "
+                f"({error.strerror or error})"
+            ) from error
+        except BaseException:
+            lock.release()
+            raise
+
+    def _open(
+        self,
+        name: str,
+        state: TrainingState,
+        budget_images: int,
+        restart: bool,
+        keep_checkpoints: int,
+        lock: StoreLock,
+    ) -> TrainingFolder:
+        path = self.path / name
+        clear_leftovers(self.path)
+        restarted = restart and path.exists()
+        if restarted:
+            _set_aside(path)
+        folder = TrainingFolder(path, keep_checkpoints=keep_checkpoints, lock=lock)
+        path.mkdir(exist_ok=True)
+        folder.previews_path.mkdir(exist_ok=True)
+        if folder.checkpoints_path.is_dir():
+            clear_leftovers(folder.checkpoints_path)
+        before = None if restarted else self._earlier(path)
+        if before is not None and before.model_images_seen is not None:
+            state = state.with_model(before.model_images_seen, before.model_sha256)
+        folder.status, line = self._judge(folder, before, state, budget_images)
+        if folder.status == "new":
+            state = state.without_model()
+        if restarted:
+            line += f"; started over, the earlier one is kept as {name}.replaced until it finishes"
+        folder.summary = f"training {name} {line}"
+        state.write(path)
+        self._prune(keep=path)
+        logger.info("%s", folder.summary)
+        return folder
+
+    def _judge(
+        self,
+        folder: TrainingFolder,
+        before: TrainingState | None,
+        state: TrainingState,
+        budget_images: int,
+    ) -> tuple[str, str]:
+        """The status of the training and the words that say so."""
+        changed = differences(before.recorded, state.recorded) if before else []
+        notice = f"; changed since: {_listed(changed)}" if changed else ""
+        model_images = state.model_images_seen
+        if model_images is not None and state.has_whole_model(folder.model_path):
+            if model_images > budget_images:
+                return "done", (
+                    f"is already done: {model_images:,} images seen, "
+                    f"more than the budget of {budget_images:,}{notice}"
+                )
+            if model_images == budget_images:
+                return "done", f"is already done: {model_images:,} images seen{notice}"
+        checkpoint = folder.latest()
+        folder.hold(checkpoint)
+        if checkpoint is None:
+            nearest = self._nearest(folder.path, state)
+            against = ""
+            if nearest is not None:
+                other, lines = nearest
+                against = f"; against {other}, the nearest earlier one: {_listed(lines)}"
+            return "new", f"is new: 0 of {budget_images:,} images{against}{notice}"
+        status = "resumes" if model_images is None else "goes on"
+        place = f"at step {checkpoint.step}, {checkpoint.images_seen:,} of {budget_images:,} images"
+        if checkpoint.images_seen >= budget_images:
+            place += ": the budget is reached, only the model is left to write"
+        elif status == "goes on":
+            place += ": a higher budget than before"
+        return status, f"{status} {place}{notice}"
+
+    def _nearest(self, path: Path, state: TrainingState) -> tuple[str, list[str]] | None:
+        """The other training with the fewest differences in ``shaping``, the last used of them."""
+        others = []
+        for other in self._folders():
+            earlier = self._earlier(other) if other != path else None
+            if earlier is not None:
+                lines = differences(earlier.shaping, state.shaping)
+                others.append((len(lines), -earlier.last_used_at, other.name, lines))
+        if not others:
+            return None
+        _, _, name, lines = min(others)
+        return name, lines
+
+    def _prune(self, keep: Path) -> None:
+        def last_used(path: Path) -> tuple[bool, float]:
+            state = self._earlier(path)
+            return path == keep, state.last_used_at if state else path.stat().st_mtime
+
+        for path in sorted(self._folders(), key=last_used, reverse=True)[self.keep_trainings :]:
+            logger.info("training %s is removed: only the %d used last are kept (keep_trainings)",
+                        path.name, self.keep_trainings)  # fmt: skip
+            replaced = _replaced_path(path)
+            remove_folder(path)
+            if replaced.exists():
+                remove_folder(replaced)
+
+    def _folders(self) -> list[Path]:
+        """The folders of trainings; anything else in the store is not ours to touch."""
+        named = (path for path in self.path.iterdir() if _FOLDER_NAME.fullmatch(path.name))
+        return [path for path in named if path.is_dir() and not path.is_symlink()]
+
+    def _earlier(self, path: Path) -> TrainingState | None:
+        try:
+            return TrainingState.read(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            logger.warning("%s", error)
+            return None
+
+
+def _replaced_path(path: Path) -> Path:
+    return path.with_name(path.name + ".replaced")
+
+
+def _set_aside(path: Path) -> None:
+    replaced = _replaced_path(path)
+    if replaced.exists():
+        remove_folder(replaced)
+    os.rename(path, replaced)
+
+
+def _listed(lines: list[str]) -> str:
+    shown = ", ".join(lines[:_SHOWN_DIFFERENCES])
+    more = len(lines) - _SHOWN_DIFFERENCES
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,80 @@
+"""What a training folder says about itself, in one small JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ddpm_kedro.files import atomic_write, sha256_of
+from ddpm_kedro.training.fingerprint import plain
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The parameters of a training, when it was last used, and how far its model got.
+
+    Attributes:
+        shaping: the parameters under the fingerprint.
+        recorded: what else was in force at the last opening (device, precision, versions ...).
+        last_used_at: seconds since 1970, at the last opening.
+        model_images_seen: training images that the finished model has seen; None before that.
+        model_sha256: the checksum of that model's file.
+    """
+
+    shaping: dict[str, Any]
+    recorded: dict[str, Any]
+    last_used_at: float
+    model_images_seen: int | None = None
+    model_sha256: str | None = None
+
+    @staticmethod
+    def path_in(folder: Path) -> Path:
+        """Where the state of the training in ``folder`` lies."""
+        return folder / "training.json"
+
+    @classmethod
+    def create(cls, shaping: Mapping[str, Any], recorded: Mapping[str, Any]) -> TrainingState:
+        """The state of a training that is opened now."""
+        return cls(plain(shaping), plain(recorded), time.time())
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainingState:
+        """The state of the training in ``folder``.
+
+        Raises:
+            OSError: the file is missing or cannot be read.
+            ValueError: it is not one of ours.
+        """
+        try:
+            state = cls(**json.loads(cls.path_in(folder).read_bytes()))
+            is_ours = isinstance(state.shaping, dict) and isinstance(state.recorded, dict)
+            if not is_ours or not isinstance(state.last_used_at, int | float):
+                raise ValueError("a field has the wrong type")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{cls.path_in(folder)}: damaged ({error})") from None
+        return state
+
+    def write(self, folder: Path) -> None:
+        """Replace the state in ``folder``, in one rename."""
+        with atomic_write(self.path_in(folder), "w") as file:
+            json.dump(asdict(self), file, indent=1)
+
+    def with_model(self, images_seen: int, sha256: str | None) -> TrainingState:
+        """The same training with a finished model."""
+        return replace(self, model_images_seen=images_seen, model_sha256=sha256)
+
+    def without_model(self) -> TrainingState:
+        """The same training before its model is finished."""
+        return replace(self, model_images_seen=None, model_sha256=None)
+
+    def has_whole_model(self, model_path: str | os.PathLike[str]) -> bool:
+        """The file at ``model_path`` is, byte for byte, the finished model."""
+        try:
+            return self.model_sha256 is not None and sha256_of(model_path) == self.model_sha256
+        except OSError:
+            return False
