@@ -1,0 +1,5 @@
+"""Stage two: the model learns."""
+
+from ddpm_kedro.pipelines.training.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -1,0 +1,18 @@
+"""What Kedro reads first: our classes and hooks. Everything else is YAML under conf/."""
+
+from __future__ import annotations
+
+from ddpm_kedro.framework.config_loader import LayeredConfigLoader
+from ddpm_kedro.framework.session import ProjectSession
+from ddpm_kedro.hooks.parameter_check import ParameterCheck
+from ddpm_kedro.hooks.wandb_run import WandbHook
+
+HOOKS = (ParameterCheck(), WandbHook())
+SESSION_CLASS = ProjectSession
+CONFIG_LOADER_CLASS = LayeredConfigLoader
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    "merge_strategy": {"parameters": "soft", "wandb": "soft"},
+    "config_patterns": {"wandb": ["wandb*", "wandb*/**"]},
+}
