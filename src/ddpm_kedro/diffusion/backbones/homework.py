@@ -1,0 +1,124 @@
+"""The UNet of the course that this project comes from, with its faults mended."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddpm_kedro.diffusion.backbones.layers import (
+    GroupNorm,
+    TimeFeatures,
+    add_labels,
+    crop,
+    label_embedding,
+    pad_to_multiple,
+    positive,
+)
+
+GROUPS = 8
+BOTTLENECK = 4  # side of the windows that the bottleneck averages
+
+
+class ConvNormReLU(nn.Sequential):
+    """3x3 convolution, group normalisation, ReLU: (B, C, H, W) -> (B, C', H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+            GroupNorm(out_channels, GROUPS),
+            nn.ReLU(),
+        )
+
+
+class TripleConv(nn.Module):
+    """Three convolutions: the first changes the channels, the other two may be a residual branch.
+
+    Args:
+        residual: y = (h + f(h)) / sqrt(2) instead of y = f(h), which keeps the variance.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, residual: bool = False) -> None:
+        super().__init__()
+        self.residual = residual
+        self.head = ConvNormReLU(in_channels, out_channels)
+        self.body = nn.Sequential(
+            ConvNormReLU(out_channels, out_channels), ConvNormReLU(out_channels, out_channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.head(x)
+        return (h + self.body(h)) * 0.5**0.5 if self.residual else self.body(h)
+
+
+class Up(nn.Module):
+    """Double height and width of [x, skip]: transposed convolution, then six convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        self.convs = nn.Sequential(
+            TripleConv(out_channels, out_channels), TripleConv(out_channels, out_channels)
+        )
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.convs(self.up(torch.cat([x, skip], dim=1)))
+
+
+class HomeworkUNet(nn.Module):
+    """A convolutional UNet of three levels, without attention; 11.35M parameters at width 128.
+
+    The layout is that of the "naive UNet" taught in many courses (from cloneofsimo/minDiffusion): a
+    residual stem, three times three convolutions and a max-pooling, a bottleneck that averages 4x4
+    windows and is told the time, and three times a transposed convolution and six convolutions.
+    Mended against the published code: the time embedding is sinusoidal instead of sin(W t) with a
+    small W, which hardly tells neighbouring steps apart; it is added with its two spatial axes; and
+    images of any height and width pass, where both had to be multiples of 32.
+
+    Args:
+        in_channels: channels of the image, also of the output.
+        hidden_size: channels h of the widest level, a multiple of 8; deeper ones have 2h.
+        num_classes: number of classes, or None for a network without labels.
+
+    Raises:
+        InputError: a size that is not a whole number of at least 1.
+    """
+
+    def __init__(
+        self, in_channels: int = 3, hidden_size: int = 128, num_classes: int | None = None
+    ) -> None:
+        super().__init__()
+        positive(in_channels=in_channels, hidden_size=hidden_size)
+        self.num_classes = num_classes
+        wide = 2 * hidden_size
+        self.stem = TripleConv(in_channels, hidden_size, residual=True)
+        self.down1 = TripleConv(hidden_size, hidden_size)
+        self.down2 = TripleConv(hidden_size, wide)
+        self.down3 = TripleConv(wide, wide)
+        self.time_embedding = nn.Sequential(TimeFeatures(wide), nn.Linear(wide, wide))
+        self.label_embedding = label_embedding(num_classes, wide)
+        self.unpool = nn.ConvTranspose2d(wide, wide, BOTTLENECK, stride=BOTTLENECK)
+        self.unpool_norm = GroupNorm(wide, GROUPS)
+        self.up1 = Up(2 * wide, wide)
+        self.up2 = Up(2 * wide, hidden_size)
+        self.up3 = Up(2 * hidden_size, hidden_size)
+        self.out = nn.Conv2d(2 * hidden_size, in_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Args: x (B, C, H, W); t (B,) what the schedule tells about time; labels (B,) or None."""
+        embedding = add_labels(self.time_embedding(t), self.label_embedding, labels)
+        embedding = embedding[:, :, None, None]  # (B, 2h, 1, 1): one value for a whole channel
+        stem = self.stem(pad_to_multiple(x, 8))  # (B, h, H', W')
+        level1 = F.max_pool2d(self.down1(stem), 2)  # (B, h, H'/2, W'/2)
+        level2 = F.max_pool2d(self.down2(level1), 2)  # (B, 2h, H'/4, W'/4)
+        level3 = F.max_pool2d(self.down3(level2), 2)  # (B, 2h, H'/8, W'/8)
+
+        # Windows that reach over the border average what is there, so that small images pass.
+        pooled = F.avg_pool2d(level3, BOTTLENECK, ceil_mode=True)  # (B, 2h, up to H'/32, W'/32)
+        spread = self.unpool(pooled + embedding)
+        spread = spread[..., : level3.shape[-2], : level3.shape[-1]]
+        spread = F.relu(self.unpool_norm(spread))  # (B, 2h, H'/8, W'/8)
+
+        y = self.up1(spread, level3) + embedding
+        y = self.up3(self.up2(y, level2), level1)
+        return crop(self.out(torch.cat([y, stem], dim=1)), *x.shape[-2:])

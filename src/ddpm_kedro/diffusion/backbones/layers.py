@@ -1,0 +1,217 @@
+"""Blocks that the backbones share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddpm_kedro.errors import InputError
+
+
+def positive(**numbers: int) -> None:
+    """Refuse sizes that are not whole numbers of at least 1.
+
+    Raises:
+        InputError: names the first argument that is not.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise InputError(f"{name}={number!r}: give a whole number of at least 1")
+
+
+def multipliers(name: str, values: Iterable[int]) -> tuple[int, ...]:
+    """The channel multipliers of a UNet's levels, checked.
+
+    Raises:
+        InputError: there is none, more than 12, or one that is not a whole number of at least 1.
+    """
+    values = tuple(values)
+    if not 1 <= len(values) <= 12:
+        raise InputError(f"{name}={list(values)}: give 1 to 12 multipliers, one for each level")
+    positive(**{f"{name}[{level}]": value for level, value in enumerate(values)})
+    return values
+
+
+def probability(name: str, value: float) -> None:
+    """Refuse a dropout that is not in [0, 1).
+
+    Raises:
+        InputError: names the argument.
+    """
+    if not 0 <= value < 1:
+        raise InputError(f"{name}={value!r}: give a probability of at least 0 and below 1")
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Surround images with zeros (mid-grey) so that both sides are multiples of ``multiple``.
+
+    Args:
+        x: (B, C, H, W) of any H and W.
+        multiple: what the downsamplings of a network divide by, at least 1.
+
+    Returns:
+        (B, C, H', W'), the image in its centre; :func:`crop` takes it out again.
+    """
+    height, width = x.shape[-2:]
+    more_rows, more_columns = -height % multiple, -width % multiple
+    if more_rows == 0 and more_columns == 0:
+        return x
+    top, left = more_rows // 2, more_columns // 2
+    return F.pad(x, (left, more_columns - left, top, more_rows - top))
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """Take the central (B, C, height, width) out of what :func:`pad_to_multiple` made."""
+    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    return x[..., top : top + height, left : left + width]
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation (Wu & He 2018) with statistics in fp32 and the memory format kept.
+
+    CUDA's own kernel returns contiguous (NCHW) tensors, which turns each channels-last convolution
+    that follows into two layout copies. There the same formula is written out as one reduction and
+    one multiply-add, which compile to as many kernels. A CPU's kernel keeps the format, but in
+    bf16 and channels-last it is ten times slower than with the cast to fp32 and back.
+
+    Args:
+        num_channels: C of the input (B, C, H, W).
+        num_groups: at most this many groups; fewer where C is not a multiple of it.
+        eps: added to the variance.
+    """
+
+    def __init__(self, num_channels: int, num_groups: int = 32, eps: float = 1e-5) -> None:
+        super().__init__(math.gcd(num_groups, num_channels), num_channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cuda":
+            return super().forward(x.float()).to(x.dtype)
+        image = x.float()
+        groups = image.unflatten(1, (self.num_groups, -1))  # (B, G, C/G, H, W)
+        variance, mean = torch.var_mean(groups, dim=(2, 3, 4), correction=0)  # (B, G)
+        rate = (variance + self.eps).rsqrt()
+        scale = rate[..., None] * self.weight.view(self.num_groups, -1)  # (B, G, C/G)
+        offset = self.bias.view(self.num_groups, -1) - mean[..., None] * scale
+        scale, offset = scale.flatten(1)[..., None, None], offset.flatten(1)[..., None, None]
+        return torch.addcmul(offset, image, scale).to(x.dtype)
+
+
+class TimeFeatures(nn.Module):
+    """Sines and cosines of what a noise schedule tells the network about time.
+
+    (sin(t w_1), ..., sin(t w_n), cos(t w_1), ..., cos(t w_n)) with w_k falling geometrically from 1
+    to 1/10000 (Ho et al. 2020, after Vaswani et al. 2017), computed in fp32.
+
+    Args:
+        num_features: 2n, an even number of at least 4.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        if num_features < 4 or num_features % 2:
+            raise InputError(f"{num_features} time features: give an even number of at least 4")
+        self.num_features = num_features
+
+    def forward(self, t: Tensor) -> Tensor:
+        half = self.num_features // 2
+        # Made anew at each call: a buffer would be lost when a model is built on the meta device.
+        exponents = torch.arange(half, dtype=torch.float32, device=t.device) / (half - 1)
+        phases = t.float()[:, None] * torch.exp(-math.log(10000.0) * exponents)  # (B, n)
+        return torch.cat([phases.sin(), phases.cos()], dim=1)
+
+
+class LabelEmbedding(nn.Module):
+    """A learned vector for each class and for "no class" (index ``num_classes``, also for None).
+
+    Args:
+        num_classes: number of classes K; labels are integers in 0..K.
+        num_features: length of the vectors.
+    """
+
+    def __init__(self, num_classes: int, num_features: int) -> None:
+        super().__init__()
+        positive(num_classes=num_classes)
+        self.num_classes = num_classes
+        self.table = nn.Embedding(num_classes + 1, num_features)
+
+    def forward(self, labels: Tensor | None, batch: int) -> Tensor:
+        if labels is None:
+            return self.table.weight[self.num_classes].expand(batch, -1)
+        return self.table(labels)
+
+
+def label_embedding(num_classes: int | None, num_features: int) -> LabelEmbedding | None:
+    """The :class:`LabelEmbedding` of a network, or None for one without classes."""
+    return None if num_classes is None else LabelEmbedding(num_classes, num_features)
+
+
+def add_labels(embedding: Tensor, table: LabelEmbedding | None, labels: Tensor | None) -> Tensor:
+    """Add the classes to the time embedding (B, E).
+
+    Raises:
+        InputError: labels are given to a network without classes.
+    """
+    if table is not None:
+        return embedding + table(labels, embedding.shape[0])
+    if labels is not None:
+        raise InputError("labels: this network was built without classes (num_classes=None)")
+    return embedding
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V by torch's fused kernels; each (B, heads, tokens, d).
+
+    On a CPU in fp32 whatever the autocast: its bf16 backward kernel is several times slower.
+    """
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value)
+    with torch.autocast("cpu", enabled=False):
+        mixed = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
+    return mixed.to(query.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Residual self-attention over the pixels of an image: x + proj(attention(norm(x))).
+
+    Args:
+        channels: C of the input (B, C, H, W).
+        num_heads: number of heads, a divisor of C.
+        num_groups, eps: of the group normalisation in front.
+        skip_scale: the sum of input and update is multiplied by it.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 1,
+        num_groups: int = 32,
+        eps: float = 1e-6,
+        skip_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.skip_scale = skip_scale
+        self.norm = GroupNorm(channels, num_groups, eps)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C), a view in channels-last
+        qkv = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1))  # (B, HW, 3, heads, C/heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, HW, C/heads)
+        mixed = attend(query, key, value)
+        update = self.proj(mixed.transpose(1, 2).flatten(2))  # (B, HW, C)
+        y = x + update.transpose(1, 2).unflatten(2, (height, width))
+        return y if self.skip_scale == 1.0 else y * self.skip_scale
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """Set a layer's weight and bias to zero, so that its residual branch starts as nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
