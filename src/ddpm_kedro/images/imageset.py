@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.files import atomic_write
 
 _FORMAT = "ddpm_kedro.image_set/1"
+_PAGE_BYTES = 4096  # pixels start on a page of the file, so the map starts on one too
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,30 @@ class ImageSet:
         images: uint8 (N, C, H, W), values 0..255; a read-only memory map when opened from a file.
         labels: int64 (N,), values 0..len(classes)-1, or None when nothing is known.
         classes: the names of the classes in label order; empty without labels.
-        content_hash: SHA-256 over shape, pixels and labels, 64 hexadecimal digits.
+        content_hash: SHA-256 over pixels, labels, shape and class names, 64 hexadecimal digits; it
+            is computed when it is left out.
+
+    Raises:
+        InputError: for another dtype or shape, or labels that do not fit images and classes.
     """
 
     images: np.ndarray
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
     content_hash: str = ""
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise InputError(
+                f"an image set holds uint8 images (N, C, H, W), not {images.dtype} {images.shape}"
+            )
+        _check_labels(labels, len(images), self.classes)
+        if not self.content_hash:
+            hasher = hashlib.sha256(np.ascontiguousarray(images).data)
+            object.__setattr__(
+                self, "content_hash", _finish_hash(hasher, images.shape, labels, self.classes)
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -39,6 +61,17 @@ class ImageSet:
         """(C, H, W) of every image."""
         _, channels, height, width = self.images.shape
         return channels, height, width
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file that appears under ``path`` when it is whole.
+
+        Raises:
+            OSError: the disk is full or the folder is not writable.
+        """
+        with image_set_writer(path, self.image_shape, self.classes) as writer:
+            for start in range(0, len(self), 1024):
+                writer.append(self.images[start : start + 1024])
+            writer.finish(self.labels, self.classes)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> ImageSet:
@@ -65,13 +98,111 @@ class ImageSet:
             labels = None
             if "labels" in header:
                 labels = np.array(_map(path, header["labels"], start, np.dtype("<i8")))
+            return cls(images, labels, tuple(json.loads(facts["classes"])), facts["content_hash"])
         except FileNotFoundError as error:
             raise InputError(
                 f"no images at {path}: run `kedro run --pipelines data_preparation` first"
             ) from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, IsADirectoryError, ValueError) as error:
             raise InputError(f"{path} is not a prepared image set: {error}") from error
-        return cls(images, labels, tuple(json.loads(facts["classes"])), facts["content_hash"])
+
+
+class ImageSetWriter:
+    """Takes the images of one split batch by batch, so that memory holds one batch only.
+
+    The pixels are written as they come behind a header of fixed size, which is filled in at the
+    end, when their number, the labels and the hash are known.
+    """
+
+    def __init__(
+        self, file: IO[bytes], image_shape: Sequence[int], classes: Sequence[str] | None
+    ) -> None:
+        self.image_shape = tuple(image_shape)
+        self.num_images = 0
+        self.content_hash = ""
+        self.file_bytes = 0
+        self._file = file
+        self._hasher = hashlib.sha256()
+        names_bytes = 64 * 1024 if classes is None else 2 * len(json.dumps(json.dumps(classes)))
+        self._data_start = -(-(2048 + names_bytes) // _PAGE_BYTES) * _PAGE_BYTES
+        file.seek(self._data_start)
+
+    def append(self, images: np.ndarray) -> None:
+        """Write uint8 images (n, C, H, W) behind those that came before."""
+        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+            raise ValueError(f"not uint8 (n, {self.image_shape}): {images.dtype} {images.shape}")
+        pixels = np.ascontiguousarray(images).data
+        self._file.write(pixels)
+        self._hasher.update(pixels)
+        self.num_images += len(images)
+
+    def finish(self, labels: np.ndarray | None, classes: Sequence[str]) -> None:
+        """Write labels (N,) and the header; see :class:`ImageSet` for what fits."""
+        shape = (self.num_images, *self.image_shape)
+        _check_labels(labels, self.num_images, tuple(classes))
+        self.content_hash = _finish_hash(self._hasher, shape, labels, classes)
+        end = int(np.prod(shape))
+        header: dict[str, Any] = {
+            "__metadata__": {
+                "format": _FORMAT,
+                "classes": json.dumps(list(classes)),
+                "content_hash": self.content_hash,
+            },
+            "images": {"dtype": "U8", "shape": shape, "data_offsets": [0, end]},
+        }
+        if labels is not None:
+            self._file.write(np.ascontiguousarray(labels, dtype="<i8").data)
+            offsets = [end, end + 8 * self.num_images]
+            header["labels"] = {"dtype": "I64", "shape": shape[:1], "data_offsets": offsets}
+        text = json.dumps(header).encode()
+        header_bytes = self._data_start - 8
+        if len(text) > header_bytes:
+            raise InputError(f"{len(classes):,} class names are too many for an image set")
+        self.file_bytes = self._file.tell()
+        self._file.seek(0)
+        self._file.write(header_bytes.to_bytes(8, "little") + text.ljust(header_bytes))
+
+
+@contextlib.contextmanager
+def image_set_writer(
+    path: str | os.PathLike[str], image_shape: Sequence[int], classes: Sequence[str] | None
+) -> Iterator[ImageSetWriter]:
+    """Open a writer whose file appears under ``path`` when the block ends well.
+
+    Args:
+        path: where the finished file goes.
+        image_shape: (C, H, W).
+        classes: the class names if they are known before the end, else None.
+    """
+    with atomic_write(path) as file:
+        writer = ImageSetWriter(file, image_shape, classes)
+        yield writer
+        if not writer.content_hash:
+            raise RuntimeError(f"the image set for {path} was not finished")
+
+
+def _check_labels(labels: np.ndarray | None, num_images: int, classes: tuple[str, ...]) -> None:
+    if labels is None:
+        return
+    if labels.dtype != np.int64 or labels.shape != (num_images,):
+        raise InputError(
+            f"labels of {num_images} images are int64 ({num_images},), "
+            f"not {labels.dtype} {labels.shape}"
+        )
+    if num_images and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise InputError(
+            f"labels of {len(classes)} classes lie in 0..{len(classes) - 1}, "
+            f"not in {labels.min()}..{labels.max()}"
+        )
+
+
+def _finish_hash(
+    hasher: Any, shape: Sequence[int], labels: np.ndarray | None, classes: Sequence[str]
+) -> str:
+    if labels is not None:
+        hasher.update(np.ascontiguousarray(labels, dtype="<i8").data)
+    hasher.update(json.dumps([list(shape), labels is not None, list(classes)]).encode())
+    return hasher.hexdigest()
 
 
 def _map(path: Path, entry: dict[str, Any], start: int, dtype: np.dtype[Any]) -> np.ndarray:

@@ -1,0 +1,148 @@
+"""Image files in a folder, a zip or a tar archive: which there are, and their bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.images.source import file_facts
+
+IMAGE_SUFFIXES = (
+    *(".apng", ".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
+
+
+class FileCollection(ABC):
+    """Image files under one root.
+
+    Args:
+        path: the folder or archive.
+
+    Attributes:
+        members: the images' paths below the root, sorted; hidden files and files with another
+            suffix than an image's are left out.
+        num_ignored: how many files were left out for their suffix.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        members = [PurePosixPath(name) for name in self._names()]
+        members = [member for member in members if not _is_hidden(member)]
+        self.members = sorted(m for m in members if m.suffix.lower() in IMAGE_SUFFIXES)
+        self.num_ignored = len(members) - len(self.members)
+
+    @abstractmethod
+    def _names(self) -> Iterator[str]:
+        """The paths below the root of all files."""
+
+    @abstractmethod
+    def open_all(
+        self, members: Sequence[PurePosixPath]
+    ) -> Iterator[tuple[PurePosixPath, Callable[[], Image.Image]]]:
+        """Each of ``members`` with a function that opens it, in any order that stays the same."""
+
+    def facts(self) -> list[Any]:
+        """Sizes and times that change when an image does."""
+        return [file_facts(self.path, self.path.parent)]
+
+
+class FolderCollection(FileCollection):
+    """Images in a folder and the folders below it."""
+
+    def _names(self) -> Iterator[str]:
+        for folder, folders, files in os.walk(self.path, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in files:
+                yield (Path(folder) / name).relative_to(self.path).as_posix()
+
+    def open_all(
+        self, members: Sequence[PurePosixPath]
+    ) -> Iterator[tuple[PurePosixPath, Callable[[], Image.Image]]]:
+        for member in members:
+            yield member, partial(Image.open, self.path / member)
+
+    def facts(self) -> list[Any]:
+        return [file_facts(self.path / member, self.path) for member in self.members]
+
+
+class ZipCollection(FileCollection):
+    """Images in a zip archive."""
+
+    def _names(self) -> Iterator[str]:
+        with zipfile.ZipFile(self.path) as archive:
+            yield from (entry.filename for entry in archive.infolist() if not entry.is_dir())
+
+    def open_all(
+        self, members: Sequence[PurePosixPath]
+    ) -> Iterator[tuple[PurePosixPath, Callable[[], Image.Image]]]:
+        with zipfile.ZipFile(self.path) as archive:
+            for member in members:
+                try:
+                    opener = partial(_open_bytes, archive.read(str(member)))
+                except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+                    opener = partial(_refuse, error)
+                yield member, opener
+
+
+class TarCollection(FileCollection):
+    """Images in a tar archive, compressed or not; they come in the archive's own order."""
+
+    def _names(self) -> Iterator[str]:
+        with tarfile.open(self.path) as archive:
+            yield from (entry.name for entry in archive if entry.isfile())
+
+    def open_all(
+        self, members: Sequence[PurePosixPath]
+    ) -> Iterator[tuple[PurePosixPath, Callable[[], Image.Image]]]:
+        wanted = {str(member) for member in members}
+        with tarfile.open(self.path, "r|*") as archive:
+            for entry in archive:
+                name = str(PurePosixPath(entry.name))
+                if entry.isfile() and name in wanted:
+                    wanted.discard(name)
+                    file = archive.extractfile(entry)
+                    yield PurePosixPath(name), partial(_open_bytes, file.read() if file else b"")
+
+
+def open_collection(path: Path) -> FileCollection:
+    """The collection at ``path``.
+
+    Raises:
+        InputError: it is a file but no archive, a broken archive, or not readable.
+    """
+    try:
+        if path.is_dir():
+            return FolderCollection(path)
+        if zipfile.is_zipfile(path):
+            return ZipCollection(path)
+        if tarfile.is_tarfile(path):
+            return TarCollection(path)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"image_path={path}: the archive is broken ({error})") from error
+    except PermissionError as error:
+        raise InputError(f"image_path={path}: not readable ({error})") from error
+    raise InputError(f"image_path={path} is neither a folder nor a zip or tar archive of images")
+
+
+def _is_hidden(member: PurePosixPath) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in member.parts)
+
+
+def _open_bytes(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+def _refuse(error: Exception) -> Image.Image:
+    raise error

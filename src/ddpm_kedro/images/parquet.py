@@ -1,0 +1,260 @@
+"""Parquet files in the layout that image sets on the Hugging Face hub have."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.images.source import (
+    TEST_NAMES,
+    TRAIN_NAMES,
+    VALIDATION_NAMES,
+    ImageSource,
+    RawImage,
+    SplitInfo,
+    existing_path,
+    file_facts,
+)
+
+LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "category")
+ROWS_PER_READ = 64  # of encoded images: what is held in memory at once
+
+
+class ParquetImages(ImageSource):
+    """One row an image: a column struct(bytes, path) or binary, and a column of labels.
+
+    Args:
+        path: a file, or a folder of files that is searched to the bottom. Files with ``train`` and
+            ``test`` (or ``validation``, where there is no ``test``) in their names are splits.
+        image_column: None takes the one that the ``huggingface`` metadata of the schema or, without
+            it, the column types show.
+        label_column: integers or strings; None takes the first that the metadata calls a
+            ClassLabel, or a column named ``label``, ``class``, ...; False takes none.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        image_column: str | None = None,
+        label_column: str | bool | None = None,
+    ) -> None:
+        if label_column is True:
+            raise InputError("label_column=true: give the column's name, null, or false for none")
+        self.path = path
+        self.image_column = image_column
+        self.label_column = label_column
+        self.name = Path(path).stem if path else "parquet"
+
+    @cached_property
+    def _files(self) -> dict[str, list[Path]]:
+        path = existing_path(self.path, "a Parquet file, or a folder of them")
+        if path.is_file():
+            return {"train": [path]}
+        files = sorted(path.rglob("*.parquet"))
+        if not files:
+            raise InputError(f"image_path={path}: no .parquet files found in this folder")
+        named = {file: _split_of(file.relative_to(path).as_posix()) for file in files}
+        found = set(named.values())
+        if found == {None}:
+            return {"train": files}
+        if None in found or "train" not in found:
+            odd = next(file for file, split in named.items() if split in (None, "validation"))
+            raise InputError(
+                f"image_path={path}: {odd.name} does not say its split; name every file after "
+                "train or test, or none"
+            )
+        test = "test" if "test" in found else "validation"
+        splits = {"train": "train", "test": test}
+        return {
+            split: [file for file in files if named[file] == label]
+            for split, label in splits.items()
+            if label in found
+        }
+
+    @cached_property
+    def _columns(self) -> tuple[str, str | None, tuple[str, ...] | None]:
+        """The image column, the label column, and the class names of the first file."""
+        found = None
+        for file in (file for files in self._files.values() for file in files):
+            with _open_parquet(file) as parquet:
+                columns = self._columns_of(parquet, file)
+            if found is not None and columns != found:
+                raise InputError(
+                    f"{file.name} has other columns or class names ({columns}) than the files "
+                    f"before it ({found}); image_path={self.path} must hold one set of images"
+                )
+            found = columns
+        assert found is not None
+        return found
+
+    def _columns_of(
+        self, parquet: Any, file: Path
+    ) -> tuple[str, str | None, tuple[str, ...] | None]:
+        from pyarrow import types
+
+        schema = parquet.schema_arrow
+        hub = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = hub.get("info", {}).get("features", {})
+        kinds = {name: feature.get("_type") for name, feature in features.items() if feature}
+        for given, option in (
+            (self.image_column, "image_column"),
+            (self.label_column, "label_column"),
+        ):
+            if given and given not in schema.names:
+                raise InputError(
+                    f"{option}={given}: {file} has the columns {', '.join(schema.names)}"
+                )
+        image_column = self.image_column
+        if image_column is None:
+            candidates = [name for name in schema.names if kinds.get(name) == "Image"]
+            candidates = candidates or [
+                field.name for field in schema if _holds_bytes(field.type, types)
+            ]
+            if len(candidates) != 1:
+                raise InputError(
+                    f"{file}: {len(candidates)} columns hold images; set image_column to one of "
+                    f"{', '.join(candidates or schema.names)}"
+                )
+            image_column = candidates[0]
+        elif not _holds_bytes(schema.field(image_column).type, types):
+            raise InputError(
+                f"image_column={image_column}: {file} holds {schema.field(image_column).type} "
+                "there, not the bytes of images"
+            )
+        label_column = self.label_column
+        if label_column is None:
+            candidates = [name for name in schema.names if kinds.get(name) == "ClassLabel"]
+            candidates += [name for name in LABEL_NAMES if name in schema.names]
+            label_column = candidates[0] if candidates else None
+        if not label_column:
+            return image_column, None, ()
+        kind = schema.field(label_column).type
+        if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
+            raise InputError(
+                f"label_column={label_column}: {file} holds {kind} there; labels are integers or "
+                "strings"
+            )
+        names = (features.get(label_column) or {}).get("names")
+        return image_column, label_column, tuple(names) if names else None
+
+    @cached_property
+    def classes(self) -> tuple[str, ...] | None:
+        from pyarrow import types
+
+        _, label_column, names = self._columns
+        first = next(iter(self._files["train"]))
+        with _open_parquet(first) as parquet:
+            if names is not None or types.is_integer(parquet.schema_arrow.field(label_column).type):
+                return names
+        found: set[str] = set()
+        for file in (file for files in self._files.values() for file in files):
+            with _open_parquet(file) as parquet:
+                for batch in parquet.iter_batches(columns=[label_column]):
+                    found.update(batch.column(0).to_pylist())
+        return tuple(sorted(found - {None}))
+
+    def splits(self) -> dict[str, SplitInfo]:
+        self._columns  # noqa: B018 -- wrong columns are refused before any work
+        infos = {}
+        for split, files in self._files.items():
+            rows = 0
+            for file in files:
+                with _open_parquet(file) as parquet:
+                    rows += parquet.metadata.num_rows
+            infos[split] = SplitInfo(rows)
+        return infos
+
+    def read(self, split: str) -> Iterator[RawImage]:
+        import pyarrow
+
+        image_column, label_column, _ = self._columns
+        numbers = {name: number for number, name in enumerate(self.classes or ())}
+        columns = [image_column] + ([label_column] if label_column else [])
+        for file in self._files[split]:
+            row = 0
+            try:
+                with _open_parquet(file) as parquet:
+                    for batch in parquet.iter_batches(
+                        ROWS_PER_READ, columns=columns, use_threads=False
+                    ):
+                        images = batch.column(batch.schema.names.index(image_column)).to_pylist()
+                        labels = [None] * len(images)
+                        if label_column:
+                            place = batch.schema.names.index(label_column)
+                            labels = batch.column(place).to_pylist()
+                        for image, label in zip(images, labels, strict=True):
+                            if isinstance(label, str):
+                                label = numbers[label]
+                            name = f"{file.name} row {row}"
+                            yield RawImage(name, partial(_open_image, image, label, file.parent))
+                            row += 1
+            except (pyarrow.ArrowException, OSError) as error:
+                raise InputError(f"{file} is damaged from row {row} on: {_line(error)}") from error
+
+    def facts(self) -> dict[str, Any]:
+        path = existing_path(self.path, "a Parquet file, or a folder of them")
+        root = path.parent if path.is_file() else path
+        return {
+            "path": str(path.resolve()),
+            "columns": [self.image_column, self.label_column],
+            "files": {
+                split: [file_facts(file, root) for file in files]
+                for split, files in self._files.items()
+            },
+        }
+
+
+def _open_parquet(file: Path) -> Any:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(file, memory_map=True, buffer_size=1 << 20, pre_buffer=False)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{file} is not a readable Parquet file: {_line(error)}") from error
+
+
+def _open_image(
+    image: dict[str, Any] | bytes | None, label: int | None, folder: Path
+) -> tuple[Image.Image, int | None]:
+    if isinstance(image, dict):
+        content = image.get("bytes")
+        if content is None and image.get("path"):
+            return Image.open(folder / image["path"]), label
+    else:
+        content = image
+    if content is None:
+        raise ValueError("the row holds no image")
+    return Image.open(io.BytesIO(content)), label
+
+
+def _holds_bytes(kind: Any, types: Any) -> bool:
+    if types.is_struct(kind):
+        position = kind.get_field_index("bytes")
+        return position >= 0 and _holds_bytes(kind.field(position).type, types)
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _split_of(name: str) -> str | None:
+    words = re.split(r"[^a-z]+", name.lower())
+    for split, names in (
+        ("test", TEST_NAMES),
+        ("validation", VALIDATION_NAMES),
+        ("train", TRAIN_NAMES),
+    ):
+        if any(word in names for word in words):
+            return split
+    return None
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

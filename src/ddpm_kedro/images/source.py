@@ -1,0 +1,96 @@
+"""What every source of images offers: splits, class names, facts, and images one by one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ddpm_kedro.errors import InputError
+
+Pixels = Image.Image | np.ndarray
+"""A Pillow image of any mode, or a uint8 array (H, W) or (H, W, C) with C = 1, 3 or 4."""
+
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing")
+VALIDATION_NAMES = ("val", "valid", "validation", "eval")
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """One image before it is decoded.
+
+    Args:
+        name: what a person finds it by: a path, or a file and a row.
+        load: reads it and returns its pixels and its label (None: it has none). It runs in a
+            worker thread and may raise anything where the image is broken.
+    """
+
+    name: str
+    load: Callable[[], tuple[Pixels, int | None]]
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """What is known of a split before it is read.
+
+    Args:
+        num_images: how many images it has, broken ones included; None where only reading tells.
+    """
+
+    num_images: int | None = None
+
+
+class ImageSource(ABC):
+    """Images as somebody published or collected them. Making one touches no disk."""
+
+    name: str
+    """What the set is called in progress lines and in the data card."""
+
+    @abstractmethod
+    def splits(self) -> Mapping[str, SplitInfo]:
+        """``"train"``, and ``"test"`` where the source has a split of its own for it.
+
+        Raises:
+            InputError: nothing is there, or it is not what this source reads.
+        """
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...] | None:
+        """Names in label order; empty without labels; None where labels are bare numbers."""
+
+    @abstractmethod
+    def read(self, split: str) -> Iterator[RawImage]:
+        """The images of a split in an order that is always the same."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What the pixels depend on, JSON-serialisable: options, and the files' sizes and times."""
+
+
+def existing_path(path: str | Path | None, what: str) -> Path:
+    """``path`` as a Path.
+
+    Raises:
+        InputError: it is None, or nothing is there; ``what`` says what should be.
+    """
+    if path is None or str(path) == "":
+        raise InputError(f"image_path is not set: give {what}")
+    path = Path(path).expanduser()
+    try:
+        path.stat()
+    except OSError as error:
+        raise InputError(f"image_path={path}: {error.strerror or error}; give {what}") from error
+    return path
+
+
+def file_facts(path: Path, root: Path) -> tuple[str, int, int]:
+    """(path below ``root``, bytes, modification time in ns): other images, other facts."""
+    status = path.stat()
+    return path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns

@@ -1,0 +1,135 @@
+"""Prepared images, kept under a key of what they were made from."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.files import Receipt, fsync_folder
+from ddpm_kedro.images.waiting_lock import waiting_lock
+
+logger = logging.getLogger(__name__)
+
+CARD_NAME = "data_card.json"
+SPLIT_NAMES = {"train": "train_images.safetensors", "test": "test_images.safetensors"}
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """The two splits as files, and what is known about them."""
+
+    train: Receipt
+    test: Receipt
+    card: dict[str, Any]
+
+
+class ImageStore:
+    """A folder with one folder for each preparation, named by its key.
+
+    A preparation is written aside and gets its name in one rename when it is whole, so a folder
+    with a key for a name is finished work; it is found again and not redone. Runs that want the
+    same images at the same time wait for the first. Nothing is ever pruned; each folder may be
+    deleted by hand at any time, for the published files are links or copies.
+
+    Args:
+        path: the store's folder; made where missing.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def find_or_make(
+        self, facts: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]
+    ) -> PreparedImages:
+        """The finished preparation with these facts; made now if there is none.
+
+        Args:
+            facts: everything that the prepared bytes depend on, JSON-serialisable.
+            make: writes ``train_images.safetensors`` and ``test_images.safetensors`` into the
+                folder that it is given, and returns the data card, in which
+                ``splits.<split>.file_bytes`` is the size of each file.
+
+        Raises:
+            InputError: the store's folder is not writable, or its disk is full.
+        """
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with waiting_lock(self.path / f".{key}.lock", "preparing these images"):
+                found = self._find(key)
+                if found is None:
+                    self._make(key, make)
+                    found = self._find(key)
+                else:
+                    logger.info(f"images prepared before, found in {self.path / key}")
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+                raise InputError(
+                    f"cannot write prepared images to {self.path} ({error.strerror}): set "
+                    "prepared_root (or data_root) to a folder that you may write to"
+                ) from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise InputError(
+                    f"no space left for prepared images in {self.path}: free some, or set "
+                    "prepared_root to a larger disk"
+                ) from error
+            raise
+        if found is None:
+            raise RuntimeError(f"{self.path / key} vanished while it was written")
+        return found
+
+    def _find(self, key: str) -> PreparedImages | None:
+        folder = self.path / key
+        try:
+            card = json.loads((folder / CARD_NAME).read_text("utf-8"))
+            receipts = {}
+            for split, name in SPLIT_NAMES.items():
+                facts = card["splits"][split]
+                if (folder / name).stat().st_size != facts["file_bytes"]:
+                    raise ValueError(f"{name} has another size than it was written with")
+                receipts[split] = Receipt(
+                    folder / name,
+                    {key: facts[key] for key in ("num_images", "content_hash")},
+                )
+        except FileNotFoundError:
+            if not folder.exists():
+                return None
+            logger.warning(f"{folder} is not whole; preparing these images again")
+            return None
+        except (ValueError, KeyError) as error:
+            logger.warning(f"{folder} is not whole ({error}); preparing these images again")
+            return None
+        return PreparedImages(receipts["train"], receipts["test"], card)
+
+    def _make(self, key: str, make: Callable[[Path], Mapping[str, Any]]) -> None:
+        for left in self.path.glob(f".{key}.*.partial"):  # of a killed run: the lock is ours
+            shutil.rmtree(left, ignore_errors=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".partial", dir=self.path))
+        try:
+            umask = os.umask(0)
+            os.umask(umask)
+            aside.chmod(0o777 & ~umask)  # mkdtemp makes folders that only the owner reads
+            card = {**make(aside), "key": key}
+            with open(aside / CARD_NAME, "w", encoding="utf-8") as file:
+                json.dump(card, file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            fsync_folder(aside)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self.path / key)
+            os.replace(aside, self.path / key)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        fsync_folder(self.path)

@@ -1,0 +1,241 @@
+"""Any image classification set of torchvision, by its class name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.images.idx import find_idx, read_idx
+from ddpm_kedro.images.source import ImageSource, Pixels, RawImage, SplitInfo
+from ddpm_kedro.images.waiting_lock import waiting_lock
+
+SAMPLED_IMAGES = 64
+SPLIT_VALUES = {
+    "train": ("train", "trainval", "train-standard"),
+    "test": ("test", "val", "valid"),
+}
+
+
+class TorchvisionImages(ImageSource):
+    """``torchvision.datasets.<name>``: files that lie below ``path`` are used as they are, others
+    are downloaded there.
+
+    Args:
+        name: the class, such as ``CIFAR10``, ``FashionMNIST``, ``SVHN``.
+        path: torchvision's ``root``.
+        arguments: more arguments of the class, such as ``{split: balanced}`` of EMNIST.
+        train: arguments that choose the training split; None finds ``train=True`` or ``split=...``.
+        test: the same for the test split; None finds it, or takes it that there is none.
+        idx_folders: for MNIST and its relatives, folders where the IDX files may lie already.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str | os.PathLike[str],
+        arguments: Mapping[str, Any] | None = None,
+        train: Mapping[str, Any] | None = None,
+        test: Mapping[str, Any] | None = None,
+        idx_folders: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.path = Path(path).expanduser()
+        self.arguments = dict(arguments or {})
+        self.idx_folders = [Path(folder) for folder in idx_folders]
+        self._chosen = {"train": train, "test": test}
+        self._open_split: tuple[str, Any] | None = None
+
+    @cached_property
+    def _class(self) -> Any:
+        import torchvision
+
+        found = getattr(torchvision.datasets, self.name, None)
+        if not inspect.isclass(found):
+            near = ", ".join(
+                name
+                for name in torchvision.datasets.__all__
+                if name.lower() == str(self.name).lower()
+            )
+            raise InputError(
+                f"torchvision has no dataset {self.name}"
+                + (
+                    f"; did you mean {near}?"
+                    if near
+                    else "; CIFAR10, FashionMNIST and SVHN are some"
+                )
+            )
+        return found
+
+    @cached_property
+    def _parameters(self) -> set[str]:
+        """Argument names of the class, and of its bases where it passes ``**kwargs`` on."""
+        names: set[str] = set()
+        for base in self._class.__mro__:
+            if "__init__" not in vars(base):
+                continue
+            parameters = inspect.signature(base.__init__).parameters.values()
+            names |= {parameter.name for parameter in parameters}
+            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+                break
+        return names
+
+    def _idx_files(self, split: str) -> tuple[Path, Path] | None:
+        from torchvision.datasets import MNIST
+
+        if not issubclass(self._class, MNIST):
+            return None
+        folder = self.path / self.name
+        return find_idx([*self.idx_folders, folder / "raw", folder, self.path], split)
+
+    def _dataset(self, split: str) -> Any:
+        """The split's torchvision dataset; None where there is no such split."""
+        if self._open_split is not None and self._open_split[0] == split:
+            return self._open_split[1]
+        self._open_split = None  # one split at a time: many hold all their pixels in memory
+        files = self._idx_files(split)
+        if files is not None and not self.arguments and self._chosen[split] is None:
+            dataset: Any = _IDXPairs(*files)
+        else:
+            dataset = self._construct(split)
+        self._open_split = (split, dataset)
+        return dataset
+
+    def _construct(self, split: str) -> Any:
+        chosen = self._chosen[split]
+        if chosen is not None:
+            return self._call(dict(chosen))
+        if "train" in self._parameters:
+            return self._call({"train": split == "train"})
+        if "split" not in self._parameters or "split" in self.arguments:
+            return self._call({}) if split == "train" else None
+        refusal: Exception | None = None
+        for value in SPLIT_VALUES[split]:
+            try:
+                return self._call({"split": value})
+            except _UnknownValue as error:
+                refusal = error
+        if split == "test":
+            return None
+        raise InputError(f"{self.name}: {refusal}; choose with train: {{split: ...}}")
+
+    def _call(self, choice: dict[str, Any]) -> Any:
+        arguments = {**self.arguments, **choice}
+        if "root" in self._parameters:
+            arguments["root"] = str(self.path)
+        try:
+            return self._class(**arguments)
+        except (RuntimeError, FileNotFoundError) as error:
+            missing = error
+        except (TypeError, ValueError) as error:
+            self._refuse(error, arguments)
+        if "download" not in self._parameters:
+            raise InputError(
+                f"{self.name} is not below {self.path}, and torchvision cannot download it: "
+                f"{_line(missing)}"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Its progress bar and notices do not belong between ours.
+            with (
+                waiting_lock(self.path / f".{self.name}.lock", f"downloading {self.name}"),
+                contextlib.redirect_stdout(io.StringIO()),
+            ):
+                return self._class(**arguments, download=True)
+        except (TypeError, ValueError) as error:
+            self._refuse(error, arguments)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"{self.name} is not below {self.path} and cannot be downloaded "
+                f"({_line(error)}): put its files there, or set raw_root to where they are"
+            ) from error
+
+    def _refuse(self, error: Exception, arguments: Mapping[str, Any]) -> None:
+        if isinstance(error, ValueError) and "for argument split" in str(error):
+            raise _UnknownValue(_line(error)) from error
+        raise InputError(f"torchvision's {self.name}({arguments}): {_line(error)}") from error
+
+    @cached_property
+    def _num_images(self) -> dict[str, int]:
+        found = {}
+        for split in ("train", "test"):
+            dataset = self._dataset(split)
+            if dataset is not None:
+                found[split] = len(dataset)
+        return found
+
+    def splits(self) -> dict[str, SplitInfo]:
+        return {split: SplitInfo(number) for split, number in self._num_images.items()}
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        names = getattr(self._class, "classes", None)
+        if names is None:
+            names = getattr(self._dataset("train"), "classes", None)
+        if not names:
+            return None
+        # ImageNet gives a tuple of synonyms for each class.
+        return tuple(name if isinstance(name, str) else ", ".join(name) for name in names)
+
+    def read(self, split: str) -> Iterator[RawImage]:
+        dataset = self._dataset(split)
+        for index in range(len(dataset)):
+            yield RawImage(f"{self.name} {split}[{index}]", partial(_item, dataset, index))
+
+    def facts(self) -> dict[str, Any]:
+        # The folder may hold other sets too, and a copy of the files has other times: what tells
+        # this set from another version of it is a sample of its pixels.
+        return {
+            "name": self.name,
+            "arguments": [self.arguments, self._chosen["train"], self._chosen["test"]],
+            "num_images": self._num_images,
+            "sample": {split: _sample_hash(self._dataset(split)) for split in self._num_images},
+        }
+
+
+class _UnknownValue(InputError):
+    """torchvision does not know this value of ``split``."""
+
+
+class _IDXPairs(Sequence[tuple[np.ndarray, int]]):
+    """Images (28, 28) and labels from a pair of IDX files."""
+
+    def __init__(self, images: Path, labels: Path) -> None:
+        self.images, self.labels = read_idx(images), read_idx(labels)
+        if len(self.images) != len(self.labels):
+            raise InputError(
+                f"{images.name} holds {len(self.images)} images and {labels.name} "
+                f"{len(self.labels)} labels"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.images[index], int(self.labels[index])
+
+
+def _item(dataset: Any, index: int) -> tuple[Pixels, int | None]:
+    pixels, label = dataset[index]
+    return pixels, int(label) if isinstance(label, int | np.integer) else None
+
+
+def _sample_hash(dataset: Any) -> str:
+    hasher = hashlib.sha256()
+    for index in np.linspace(0, len(dataset) - 1, SAMPLED_IMAGES).astype(int).tolist():
+        pixels, label = _item(dataset, index)
+        hasher.update(np.asarray(pixels).tobytes() + str(label).encode())
+    return hasher.hexdigest()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,5 @@
+"""Stage one: images become arrays."""
+
+from ddpm_kedro.pipelines.data_preparation.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]
