@@ -48,8 +48,13 @@ class PreparationParameters(_Section):
     """Side in pixels; images are cropped to a square and resized. None keeps their size."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
     """Share of the images that become the test split where the source has none of its own."""
-    max_images: Count | None
-    """At most so many images of each split; None takes all."""
+    channels: Literal[1, 3, 4] | None
+    """1 grey, 3 RGB, 4 RGBA (otherwise transparent pixels are laid over white). None is 1 if all
+    images are grey, else 3."""
+    max_images: Annotated[int, Field(ge=2)] | None
+    """At most so many images of each split, evenly spaced through it; None takes all."""
+    max_unreadable: Annotated[float, Field(ge=0, le=1)]
+    """Share of the images that may be broken: they are left out and named. Above it: refused."""
 
 
 class EmaParameters(_Section):
