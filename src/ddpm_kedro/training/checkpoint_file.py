@@ -193,8 +193,8 @@ def _checksum(body: Mapping[str, Any]) -> str:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
     """Write a safetensors file straight from the tensors' memory; return its size and SHA-256.
 
-    The library's own writer holds the interpreter lock while it writes, which would stop the
-    training that this thread runs beside; ``os.write`` and ``hashlib`` release it. Layout: header
+    Written here rather than by the library so that the checksum is of the memory, taken in the
+    same pass, and a full disk is the OSError that it is. Layout: header
     length (8 bytes, little-endian), header (JSON, padded to 8 bytes), then the values.
     """
     header: dict[str, Any] = {}
