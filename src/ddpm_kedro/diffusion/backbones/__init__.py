@@ -1,8 +1,10 @@
-"""Networks that look at a noisy image and a time: ``(x, t, labels) -> output``, all of one shape."""
+"""Networks that look at a noisy image and a time: ``(x, t, labels) -> output`` of x's shape."""
 
 from __future__ import annotations
 
 from ddpm_kedro.diffusion.backbones.compact import CompactUNet
+from ddpm_kedro.diffusion.backbones.ddpm import DDPMUNet
+from ddpm_kedro.diffusion.backbones.edm import DDPMPlusPlus
 from ddpm_kedro.diffusion.backbones.homework import HomeworkUNet
 
-__all__ = ["CompactUNet", "HomeworkUNet"]
+__all__ = ["CompactUNet", "DDPMPlusPlus", "DDPMUNet", "HomeworkUNet"]

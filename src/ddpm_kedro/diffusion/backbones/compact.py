@@ -14,6 +14,7 @@ from ddpm_kedro.diffusion.backbones.layers import (
     TimeFeatures,
     add_labels,
     crop,
+    existing_levels,
     label_embedding,
     multipliers,
     pad_to_multiple,
@@ -21,7 +22,6 @@ from ddpm_kedro.diffusion.backbones.layers import (
     probability,
     zero_init,
 )
-from ddpm_kedro.errors import InputError
 
 CHANNELS_PER_HEAD = 32
 GROUPS = 8
@@ -105,11 +105,7 @@ class CompactUNet(nn.Module):
         positive(blocks_per_level=blocks_per_level)
         probability("dropout", dropout)
         levels = range(len(channel_mults))
-        if not set(attention_levels) <= set(levels):
-            raise InputError(
-                f"attention_levels={list(attention_levels)}: channel_mults has the levels "
-                f"{', '.join(map(str, levels))}"
-            )
+        existing_levels("attention_levels", attention_levels, len(channel_mults))
         self.num_classes = num_classes
         self.size_multiple = 2 ** (len(channel_mults) - 1)
         width = [base_channels * mult for mult in channel_mults]

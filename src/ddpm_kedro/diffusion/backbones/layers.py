@@ -36,6 +36,17 @@ def multipliers(name: str, values: Iterable[int]) -> tuple[int, ...]:
     return values
 
 
+def existing_levels(name: str, levels: Iterable[int], num_levels: int) -> None:
+    """Refuse levels that a UNet of ``num_levels`` does not have.
+
+    Raises:
+        InputError: names the levels that there are.
+    """
+    if not set(levels) <= set(range(num_levels)):
+        known = ", ".join(map(str, range(num_levels)))
+        raise InputError(f"{name}={list(levels)}: channel_mults has the levels {known}")
+
+
 def probability(name: str, value: float) -> None:
     """Refuse a dropout that is not in [0, 1).
 
@@ -80,12 +91,15 @@ class GroupNorm(nn.GroupNorm):
 
     Args:
         num_channels: C of the input (B, C, H, W).
-        num_groups: at most this many groups; fewer where C is not a multiple of it.
+        num_groups: number of groups, or its largest divisor that divides C too and leaves a group
+            at least two channels: with one, a time embedding added before would be taken out again.
         eps: added to the variance.
     """
 
     def __init__(self, num_channels: int, num_groups: int = 32, eps: float = 1e-5) -> None:
-        super().__init__(math.gcd(num_groups, num_channels), num_channels, eps)
+        common = math.gcd(num_groups, num_channels)
+        fitting = [n for n in range(1, common + 1) if common % n == 0 and 2 * n <= num_channels]
+        super().__init__(max(fitting, default=1), num_channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cuda":
