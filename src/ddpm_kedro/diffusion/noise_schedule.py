@@ -1,0 +1,328 @@
+"""Noise schedules: how much image and how much noise make up x_t = alpha(t) x_0 + sigma(t) eps.
+
+Time runs from `t_clean` (alpha = 1, sigma = 0) to `t_max` (the noisiest level). A discrete schedule
+of T levels puts them at t = 0, 1, ..., T-1 and the clean image at t = -1, so that the first noisy
+level has sigma^2 = beta_0 and not zero.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from ddpm_kedro.errors import InputError
+
+MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last levels from being singular
+
+VARIANCE_PRESERVING = "variance preserving"
+VARIANCE_EXPLODING = "variance exploding"
+STRAIGHT_PATH = "straight path"
+
+
+def real_dtype(device: torch.device | str) -> torch.dtype:
+    """Widest real type for times and coefficients on `device`: float64, which mps has not."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
+class NoiseSchedule(ABC):
+    """A Gaussian path between an image and noise, x_t = alpha(t) x_0 + sigma(t) eps, eps ~ N(0, I).
+
+    Every method takes t as a real tensor of any shape and answers in that shape on t's device, in
+    float64 (float32 on mps). `family` names the path: variance preserving (alpha^2 + sigma^2 = 1),
+    variance exploding (alpha = 1) or straight path (alpha + sigma = 1).
+    """
+
+    family: str
+    t_clean: float
+    t_min: float  # the cleanest level that still has noise and that a network is trained on
+    t_max: float
+    num_timesteps: int | None = None  # T of a discrete schedule, None where time is continuous
+    rho: float = 7.0  # exponent of the Karras grid, Karras et al. 2022, eq. 5
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Factor of the image at time t, in [0, 1]."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Factor of the noise at time t, >= 0 (in units of the pixel range [-1, 1])."""
+
+    @abstractmethod
+    def time_input(self, t: Tensor) -> Tensor:
+        """What the network is told about time, float32, in t's shape."""
+
+    @abstractmethod
+    def from_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The time t at which log_snr(t) is the given one, clamped to the path."""
+
+    @abstractmethod
+    def from_uniform(self, u: Tensor) -> Tensor:
+        """Map u in [0, 1) to training times, so that a uniform u is the schedule's uniform draw."""
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """ln(alpha^2 / sigma^2), natural logarithm: +inf at t_clean, falling with t."""
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def initial_std(self, t: float) -> float:
+        """Standard deviation of the noise x_t that sampling starts from at time t."""
+        return float(self.sigma(torch.tensor(t, dtype=torch.float64)))
+
+    def perturb(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = alpha(t) x_0 + sigma(t) noise, in x_0's precision and at least float32.
+
+        x0, noise: (B, C, H, W); t: (B,) or 0-dim. Half-precision images are widened first: in
+        bfloat16 the ten lowest of 1000 levels would add no noise at all.
+        """
+        x0, noise = at_least_float32(x0), at_least_float32(noise)
+        return per_row(self.alpha(t), x0) * x0 + per_row(self.sigma(t), x0) * noise
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it has that already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """Shape numbers of (B,) or () for products with `like` (B, C, H, W), in its dtype."""
+    return values.to(like.dtype).reshape(values.shape + (1,) * (like.ndim - 1))
+
+
+class DiscreteSchedule(NoiseSchedule):
+    """Variance-preserving schedule of T levels given by its table of alpha_bar.
+
+    alpha(t)^2 = alpha_bar[t] and sigma(t)^2 = 1 - alpha_bar[t] at t = 0..T-1, alpha_bar[-1] = 1;
+    between levels alpha_bar is interpolated linearly. DDPM (Ho et al. 2020), eq. 4.
+
+    alpha_bar: (T,) float64, strictly falling, in [0, 1).
+    """
+
+    family = VARIANCE_PRESERVING
+    t_clean = -1.0
+    t_min = 0.0
+
+    def __init__(self, alpha_bar: Tensor) -> None:
+        alpha_bar = alpha_bar.to("cpu", torch.float64)
+        falls = torch.cat([alpha_bar.new_ones(1), alpha_bar]).diff() < 0
+        if not falls.all() or alpha_bar[-1] < 0:
+            raise InputError(
+                f"{type(self).__name__}: alpha_bar must fall strictly from below 1 and stay >= 0; "
+                f"it does not at timestep {int((~falls).nonzero()[0]) if not falls.all() else -1}"
+            )
+        self.num_timesteps = len(alpha_bar)
+        self.t_max = float(self.num_timesteps - 1)
+        # Entry i is level i - 1. The last is there twice so that t_max itself can be interpolated.
+        self._tables = {
+            torch.device("cpu"): torch.cat([alpha_bar.new_ones(1), alpha_bar, alpha_bar[-1:]])
+        }
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """(T,) float64 on the CPU: alpha(t)^2 at t = 0..T-1."""
+        return self._tables[torch.device("cpu")][1:-1]
+
+    @property
+    def betas(self) -> Tensor:
+        """(T,) float64 on the CPU: beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, t = 0..T-1."""
+        table = self._tables[torch.device("cpu")]
+        return 1 - table[1:-1] / table[:-2]
+
+    def _table(self, device: torch.device) -> Tensor:
+        if device not in self._tables:
+            cpu = self._tables[torch.device("cpu")]
+            self._tables[device] = cpu.to(real_dtype(device)).to(device)
+        return self._tables[device]
+
+    def _alpha_bar_at(self, t: Tensor) -> Tensor:
+        # index_select, as table[index] of a single index reads it back to the host.
+        table = self._table(t.device)
+        place = (t.to(table.dtype) + 1).clamp(0, self.num_timesteps)
+        below = place.floor()
+        index = below.long().reshape(-1)
+        here, after = (table.index_select(0, i).reshape(t.shape) for i in (index, index + 1))
+        return here + (place - below) * (after - here)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._alpha_bar_at(t).sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (1 - self._alpha_bar_at(t)).sqrt()
+
+    def time_input(self, t: Tensor) -> Tensor:
+        """The level's index 0..T-1 itself, as a real number."""
+        return t.float()
+
+    def from_log_snr(self, log_snr: Tensor) -> Tensor:
+        table = self._table(log_snr.device)[:-1]
+        alpha_bar = torch.sigmoid(log_snr.to(table.dtype))
+        above = torch.searchsorted(-table, -alpha_bar).clamp(1, self.num_timesteps)
+        high, low = table[above - 1], table[above]
+        return ((high - alpha_bar) / (high - low)).clamp(0, 1) + above.to(table.dtype) - 2
+
+    def from_uniform(self, u: Tensor) -> Tensor:
+        return (u.to(real_dtype(u.device)) * self.num_timesteps).floor()
+
+    def initial_std(self, t: float) -> float:
+        """1: images are taken to have about unit variance, so x_t has too."""
+        return 1.0
+
+
+def _check_num_timesteps(num_timesteps: int) -> None:
+    if not isinstance(num_timesteps, int) or num_timesteps < 1:
+        raise InputError(f"num_timesteps: a whole number of at least 1, not {num_timesteps!r}")
+
+
+def _from_betas(betas: Tensor) -> Tensor:
+    return torch.log1p(-betas).cumsum(0).exp()
+
+
+def _from_path(path: Tensor) -> Tensor:
+    """alpha_bar (T,) from a falling path (T+1,) at t = -1..T-1, with beta capped at MAX_BETA."""
+    return _from_betas((1 - path[1:] / path[:-1]).clamp(max=MAX_BETA))
+
+
+class LinearSchedule(DiscreteSchedule):
+    """beta_t linear from beta_start to beta_end, both times 1000/T (Ho et al. 2020, section 4).
+
+    The factor keeps the noise at the end the same for every T. Raises InputError where that makes
+    beta reach 1, as with the standard values for T <= 20.
+    """
+
+    def __init__(
+        self, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+    ) -> None:
+        _check_num_timesteps(num_timesteps)
+        scale = 1000 / num_timesteps
+        if not 0 < beta_start <= beta_end:
+            raise InputError(
+                f"LinearSchedule: needs 0 < beta_start <= beta_end, not {beta_start} and {beta_end}"
+            )
+        if scale * beta_end >= 1:
+            raise InputError(
+                f"LinearSchedule: with num_timesteps={num_timesteps} the last beta is beta_end * "
+                f"1000 / num_timesteps = {scale * beta_end:g} and must stay below 1; choose "
+                f"num_timesteps > {math.floor(1000 * beta_end)}, a lower beta_end or CosineSchedule"
+            )
+        betas = torch.linspace(
+            scale * beta_start, scale * beta_end, num_timesteps, dtype=torch.float64
+        )
+        super().__init__(_from_betas(betas))
+
+
+class CosineSchedule(DiscreteSchedule):
+    """alpha_bar(u) = cos^2((u + s)/(1 + s) pi/2) / cos^2(s/(1 + s) pi/2), u = (t+1)/T.
+
+    Nichol & Dhariwal 2021, eq. 17; beta is capped at 0.999.
+    """
+
+    def __init__(self, num_timesteps: int = 1000, s: float = 0.008) -> None:
+        _check_num_timesteps(num_timesteps)
+        if not s >= 0:
+            raise InputError(f"CosineSchedule: s is an offset of at least 0, not {s}")
+        u = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
+        super().__init__(_from_path(torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2))
+
+
+class SigmoidSchedule(DiscreteSchedule):
+    """alpha_bar(u) falls like a sigmoid of start + u (end - start) over tau, scaled to 1..0.
+
+    u = (t+1)/T. Jabri et al. 2022 (RIN), appendix; beta is capped at 0.999.
+    """
+
+    def __init__(
+        self, num_timesteps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0
+    ) -> None:
+        _check_num_timesteps(num_timesteps)
+        if not (start < end and tau > 0):
+            raise InputError(
+                f"SigmoidSchedule: needs start < end and tau > 0, not {start}, {end} and {tau}"
+            )
+        u = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
+        fall = torch.sigmoid(-(start + u * (end - start)) / tau)
+        super().__init__(_from_path((fall - fall[-1]) / (fall[0] - fall[-1])))
+
+
+class ZeroTerminalSNR(DiscreteSchedule):
+    """`schedule` with sqrt(alpha_bar) shifted and scaled so that the last level is pure noise.
+
+    sqrt(alpha_bar)'_t = (sqrt(alpha_bar)_t - sqrt(alpha_bar)_{T-1}) sqrt(alpha_bar)_0 /
+    (sqrt(alpha_bar)_0 - sqrt(alpha_bar)_{T-1}). Lin et al. 2023, algorithm 1. No prediction of eps
+    can name x_0 at that level: such objectives refuse it.
+    """
+
+    def __init__(self, schedule: DiscreteSchedule) -> None:
+        if not isinstance(schedule, DiscreteSchedule) or schedule.num_timesteps < 2:
+            raise InputError(
+                "ZeroTerminalSNR: rescales a discrete schedule of at least 2 timesteps "
+                f"(linear, cosine, sigmoid), not {type(schedule).__name__}"
+            )
+        alpha = schedule.alpha_bar.sqrt()
+        super().__init__(((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2)
+
+
+class EDMSchedule(NoiseSchedule):
+    """Time is the noise level itself: alpha = 1, sigma(t) = t in (0, sigma_max].
+
+    Karras et al. 2022, table 1, column "Ours". The network is told ln(sigma)/4. sigma_min and
+    sigma_max bound the sampling grid; rho is its exponent.
+    """
+
+    family = VARIANCE_EXPLODING
+    t_clean = 0.0
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
+        if not (0 < sigma_min < sigma_max < math.inf and rho > 0):
+            raise InputError(
+                "EDMSchedule: needs 0 < sigma_min < sigma_max and rho > 0, not "
+                f"{sigma_min}, {sigma_max} and {rho}"
+            )
+        self.t_min, self.t_max, self.rho = float(sigma_min), float(sigma_max), float(rho)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t, dtype=real_dtype(t.device))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.to(real_dtype(t.device))
+
+    def time_input(self, t: Tensor) -> Tensor:
+        """ln(sigma) / 4."""
+        return (self.sigma(t).log() / 4).float()
+
+    def from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return torch.exp(-log_snr.to(real_dtype(log_snr.device)) / 2)
+
+    def from_uniform(self, u: Tensor) -> Tensor:
+        """Uniform in sigma^(1/rho), as the Karras grid is."""
+        low, high = self.t_min ** (1 / self.rho), self.t_max ** (1 / self.rho)
+        return (low + u.to(real_dtype(u.device)) * (high - low)) ** self.rho
+
+
+class FlowSchedule(NoiseSchedule):
+    """The straight path x_t = (1 - t) x_0 + t eps, t in [0, 1]; the network is told 1000 t.
+
+    Lipman et al. 2023, example II (with sigma_min = 0); Liu et al. 2023, rectified flow.
+    """
+
+    family = STRAIGHT_PATH
+    t_clean = 0.0
+    t_min = 0.0
+    t_max = 1.0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t.to(real_dtype(t.device))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.to(real_dtype(t.device))
+
+    def time_input(self, t: Tensor) -> Tensor:
+        """1000 t, the range of the discrete schedules' index."""
+        return (1000 * self.sigma(t)).float()
+
+    def from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr.to(real_dtype(log_snr.device)) / 2)
+
+    def from_uniform(self, u: Tensor) -> Tensor:
+        """1 - u, in (0, 1]: never the clean image, where there is nothing to learn."""
+        return 1 - u.to(real_dtype(u.device))

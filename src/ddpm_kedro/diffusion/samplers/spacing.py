@@ -1,0 +1,76 @@
+"""Spacing: which noise levels a sampler with few steps visits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule
+from ddpm_kedro.errors import InputError
+
+SPACINGS = ("leading", "trailing", "linspace", "karras")
+
+
+def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str) -> list[float]:
+    """The `num_steps` falling times that a sampler denoises at, without t_clean where it ends.
+
+    On a discrete schedule, i = 0..n-1, for any n up to T (the names are those of Lin et al. 2023,
+    table 2):
+        leading:  floor(i T / n), ends at the cleanest level 0;
+        trailing: round(T - i T / n) - 1 with halves up, starts at the noisiest level T - 1;
+        linspace: round((T - 1) i / (n - 1)), has both ends (only T - 1 for n = 1).
+    On a continuous one trailing and linspace both cut [t_clean, t_max] into n equal parts.
+        karras: (sigma/alpha)^(1/rho) equally spaced from t_max to t_min, at real times (Karras et
+        al. 2022, eq. 5); only t_max for n = 1.
+
+    Raises InputError for an unknown name, more steps than levels, and where a spacing is undefined.
+    """
+    if spacing not in SPACINGS:
+        raise InputError(f"spacing={spacing!r}: choose one of {', '.join(SPACINGS)}")
+    total = schedule.num_timesteps
+    if total is not None and num_steps > total:
+        raise InputError(
+            f"num_steps={num_steps} is more than the {total} timesteps of "
+            f"{type(schedule).__name__}; choose at most {total}"
+        )
+    if spacing == "karras":
+        return _karras_grid(schedule, num_steps)
+    steps = range(num_steps)
+    if total is None:
+        if spacing == "leading":
+            raise InputError(
+                f"spacing=leading never visits the noise that {type(schedule).__name__} starts "
+                "from; choose trailing or karras"
+            )
+        span = schedule.t_max - schedule.t_clean
+        return [schedule.t_max - span * i / num_steps for i in steps]
+    if spacing == "leading":
+        return [float(i * total // num_steps) for i in reversed(steps)]
+    if spacing == "trailing":
+        return [float((2 * total * i + num_steps) // (2 * num_steps) - 1) for i in _down(num_steps)]
+    if num_steps == 1:
+        return [schedule.t_max]
+    gaps = num_steps - 1
+    return [float((2 * (total - 1) * i + gaps) // (2 * gaps)) for i in reversed(steps)]
+
+
+def _down(num_steps: int) -> range:
+    return range(num_steps, 0, -1)
+
+
+def _karras_grid(schedule: NoiseSchedule, num_steps: int) -> list[float]:
+    ends = torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)
+    noisy, clean = (-schedule.log_snr(ends) / 2).tolist()  # ln(sigma / alpha)
+    if not (math.isfinite(noisy) and math.isfinite(clean)):
+        raise InputError(
+            f"spacing=karras needs a finite sigma/alpha at both ends of the schedule, which "
+            f"{type(schedule).__name__} has not; choose trailing"
+        )
+    if num_steps == 1 or noisy == clean:
+        return [schedule.t_max]
+    rho = schedule.rho
+    high, low = math.exp(noisy / rho), math.exp(clean / rho)
+    inner = [high + (low - high) * i / (num_steps - 1) for i in range(1, num_steps - 1)]
+    log_snr = torch.tensor([-2 * rho * math.log(root) for root in inner], dtype=torch.float64)
+    return [schedule.t_max, *schedule.from_log_snr(log_snr).tolist(), schedule.t_min]

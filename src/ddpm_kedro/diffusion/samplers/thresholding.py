@@ -1,0 +1,57 @@
+"""Thresholding: keep estimates of x_0 in the range of pixels while sampling."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from ddpm_kedro.errors import InputError
+
+
+class Threshold(ABC):
+    """A map of x_0 estimates (B, C, H, W) to estimates in or near [-1, 1]."""
+
+    @abstractmethod
+    def __call__(self, x0: Tensor) -> Tensor: ...
+
+
+class StaticThreshold(Threshold):
+    """Clamp to [-1, 1] (Ho et al. 2020)."""
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        return x0.clamp(-1, 1)
+
+
+class DynamicThreshold(Threshold):
+    """Clamp a sample to [-s, s] and divide by s, s its p-th quantile of |x_0|, in [1, maximum].
+
+    Saharia et al. 2022 (Imagen), section 2.3. p=1, maximum=1 is the static threshold.
+    """
+
+    def __init__(self, quantile: float = 0.995, maximum: float | None = None) -> None:
+        if not 0 < quantile <= 1:
+            raise InputError(f"DynamicThreshold: quantile must be in (0, 1], not {quantile}")
+        if maximum is not None and not maximum >= 1:
+            raise InputError(f"DynamicThreshold: maximum must be at least 1, not {maximum}")
+        self.quantile, self.maximum = float(quantile), maximum
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        ordered = x0.abs().flatten(1).sort(dim=1).values  # (B, CHW)
+        place = self.quantile * (ordered.shape[1] - 1)
+        below, above = math.floor(place), math.ceil(place)
+        size = ordered[:, below].lerp(ordered[:, above], place - below)
+        size = size.clamp(min=1, max=self.maximum).reshape(-1, *(1,) * (x0.ndim - 1))
+        return x0.clamp(-size, size) / size
+
+
+def thresholding_named(choice: str | Threshold | None) -> Threshold | None:
+    """The threshold that "static", "dynamic" or None stands for; an object passes through."""
+    if choice is None or isinstance(choice, Threshold):
+        return choice
+    if choice == "static":
+        return StaticThreshold()
+    if choice == "dynamic":
+        return DynamicThreshold()
+    raise InputError(f"thresholding={choice!r}: choose static, dynamic or null (none)")
