@@ -1,0 +1,326 @@
+"""One run in Weights & Biases: begun without a question, never in the way, always ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpm_kedro.hooks.wandb_config import without_paths
+from ddpm_kedro.hooks.wandb_settings import Mode, WandbSettings, find_api_key
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+_X_AXIS = "images_seen"
+# No code, no console, no list of packages, no facts about the machine or its user.
+_PRIVACY = {
+    "save_code": False,
+    "disable_code": True,
+    "disable_git": True,
+    "disable_job_creation": True,
+    "console": "off",
+    "host": "",
+    "x_disable_machine_info": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+}
+
+
+class Recording:
+    """What a pipeline run says, told to W&B; also a sink of :class:`~ddpm_kedro.training.Tracker`.
+
+    W&B fixes a run's group when it begins, and the group is the training's fingerprint, known only
+    when training has its data. A recording that waits for it keeps what it is told until then.
+
+    The first failure is one warning; after it nothing more is sent, and nothing is ever raised.
+
+    Args:
+        settings: wandb.yml.
+        mode: what the user asked for; None is online where there is a key, else offline.
+        folder: where W&B's files go, below it in ``wandb/``.
+        config: the run's configuration, free of paths.
+        wait_for_fingerprint: begin at ``note("fingerprint", ...)``, or at the first record, or at
+            the end, whichever comes first; otherwise begin at once.
+    """
+
+    def __init__(
+        self,
+        settings: WandbSettings,
+        mode: Mode | None,
+        folder: Path,
+        config: Mapping[str, Any],
+        wait_for_fingerprint: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._mode = mode
+        self._folder = folder
+        self._config = dict(config)
+        self._waiting: list[Callable[[Any], None]] | None = []
+        self._run: Any = None
+        self._has_failed = False
+        self._environment = contextlib.ExitStack()
+        self.fingerprint: str | None = None
+        if not wait_for_fingerprint:
+            self._begin()
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Log one record of training; what is None (was not finite) is left out."""
+        row = {key: value for key, value in record.items() if value is not None}
+        self._begin()
+        self._do(lambda run: run.log(row))
+
+    def preview(self, path: Path, record: Mapping[str, Any]) -> None:
+        """Log a picture of samples beside the record that it belongs to."""
+
+        def log(run: Any) -> None:
+            import wandb
+
+            place = {key: record[key] for key in ("step", _X_AXIS) if key in record}
+            run.log({"samples": wandb.Image(str(path)), **place})
+
+        self._begin()
+        self._do(log)
+
+    def note(self, key: str, value: Any) -> None:
+        """Add a fact to the configuration; ``fingerprint`` is the run's group too."""
+        fact = without_paths({key: value}, self._settings.hidden_parameters)
+        if key == "fingerprint":
+            self.fingerprint = str(value)
+        if self._waiting is not None:
+            self._config.update(fact)
+        else:
+            self._do(lambda run: run.config.update(fact, allow_val_change=True))
+        if key == "fingerprint":
+            self._begin()
+
+    def image(self, name: str, picture: Image.Image) -> None:
+        """Log a picture under ``name``."""
+
+        def log(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Image(picture)})
+
+        self._do(log)
+
+    def file(
+        self,
+        name: str,
+        path: Path,
+        kind: str,
+        aliases: Sequence[str] = (),
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Log a file or folder as an artifact, which W&B copies: the original may be replaced.
+
+        Args:
+            name: of the artifact; the fingerprint is added, so that its versions are of one
+                training.
+            path: what to copy.
+            kind: the artifact's type: model, report ...
+            aliases: names of this version; none is ``latest``.
+            facts: small facts about it, without paths.
+        """
+
+        def log(run: Any) -> None:
+            import wandb
+
+            full_name = f"{name}-{self.fingerprint}" if self.fingerprint else name
+            artifact = wandb.Artifact(full_name, type=kind, metadata=dict(facts or {}))
+            if path.is_dir():
+                artifact.add_dir(str(path))
+            else:
+                artifact.add_file(str(path), name=path.name)
+            run.log_artifact(artifact, aliases=list(aliases) or ["latest"])
+
+        self._do(log)
+
+    def text_file(self, name: str, file_name: str, kind: str, text: str) -> None:
+        """Log ``text`` as the only file of an artifact."""
+
+        def log(run: Any) -> None:
+            import wandb
+
+            artifact = wandb.Artifact(name, type=kind)
+            with artifact.new_file(file_name) as file:
+                file.write(text)
+            run.log_artifact(artifact)
+
+        self._do(log)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Set values that runs are compared by."""
+        self._do(lambda run: run.summary.update(dict(values)))
+
+    def _warn(self, error: Exception) -> None:
+        """Say once that W&B failed; from then on nothing is sent."""
+        if not self._has_failed:
+            self._has_failed = True
+            logger.warning(
+                "W&B failed and records no more of this run: %s: %s", type(error).__name__,
+                str(error).splitlines()[0] if str(error) else "no message",
+            )  # fmt: skip
+
+    def finish(self, exit_code: int) -> None:
+        """End the run; a second call does nothing.
+
+        Args:
+            exit_code: of the whole command: 0 is shown as finished, anything else as failed.
+        """
+        self._begin()
+        run, self._run = self._run, None
+        try:
+            if run is not None:
+                _end(run, exit_code)
+        except TimeoutError:
+            logger.warning("W&B: not everything is uploaded; `wandb sync %s` does the rest",
+                           Path(run.dir).parent)  # fmt: skip
+        except Exception as error:
+            self._warn(error)
+        finally:
+            self._environment.close()
+
+    def _do(self, action: Callable[[Any], None]) -> None:
+        if self._waiting is not None:
+            self._waiting.append(action)
+        elif self._run is not None and not self._has_failed:
+            try:
+                action(self._run)
+            except Exception as error:
+                self._warn(error)
+
+    def _begin(self) -> None:
+        if self._waiting is None:
+            return
+        waiting, self._waiting = self._waiting, None
+        try:
+            self._environment.enter_context(_environment(self._folder / "wandb"))
+            self._run = self._init()
+        except Exception as error:
+            self._warn(error)
+        for action in waiting:
+            self._do(action)
+
+    def _init(self) -> Any:
+        import wandb
+
+        system = wandb.setup().settings
+        mode = self._mode
+        if mode is None and system.mode == "offline":  # the user typed `wandb offline` once
+            mode = "offline"
+        key = find_api_key(system.base_url, os.environ)
+        if mode != "offline" and key is None and not os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+            if mode == "online":
+                logger.warning("W&B: online was asked for, but there is no key: `wandb login` or "
+                               "WANDB_API_KEY gives one; this run is recorded offline")  # fmt: skip
+            mode = "offline"
+        run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        run = None
+        if mode != "offline":
+            run = self._init_online(run_id, key)
+        if run is None:
+            run = self._start(run_id, mode="offline")
+        run.define_metric(_X_AXIS)
+        run.define_metric("*", step_metric=_X_AXIS)
+        if run.offline:
+            folder = Path(run.dir).parent
+            logger.info("W&B: recording offline; `wandb sync %s` uploads it", folder)
+        else:
+            logger.info("W&B: recording at %s", run.url)
+        return run
+
+    def _init_online(self, run_id: str, key: str | None) -> Any:
+        """The online run, or None where the server cannot be reached or refuses the key."""
+        import wandb
+
+        try:
+            return self._start(run_id, mode="online", api_key=key)
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            logger.warning("W&B: going on offline, the server did not take the run: %s", reason)
+        wandb.teardown()
+        root = Path(os.environ.get("WANDB_DIR") or self._folder) / "wandb"
+        for left_over in root.glob(f"run-*-{run_id}"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        return None
+
+    def _start(self, run_id: str, mode: Mode, api_key: str | None = None) -> Any:
+        import wandb
+
+        wanted: dict[str, Any] = {
+            **_PRIVACY,
+            "silent": True,
+            "init_timeout": self._settings.init_timeout,
+            "finish_timeout": self._settings.finish_timeout,
+            "finish_timeout_raises": True,
+        }
+        if api_key is not None:
+            wanted["api_key"] = api_key
+        # Older releases of wandb lack some of these settings and refuse what they do not know.
+        known = {key: value for key, value in wanted.items() if key in wandb.Settings.model_fields}
+        return wandb.init(
+            id=run_id,
+            mode=mode,
+            dir=os.environ.get("WANDB_DIR") or str(self._folder),
+            project=os.environ.get("WANDB_PROJECT") or self._settings.project,
+            entity=os.environ.get("WANDB_ENTITY") or self._settings.entity,
+            group=os.environ.get("WANDB_RUN_GROUP") or self.fingerprint,
+            tags=self._settings.tags or None,
+            config=self._config,
+            settings=wandb.Settings(**known),
+        )
+
+
+def is_installed() -> bool:
+    """Whether W&B can be imported; if not, one line says so."""
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        logger.info("W&B is not installed (pip install wandb): this run is not recorded there")
+    except Exception as error:  # a broken install must not end a run either
+        logger.warning("W&B cannot be imported, this run is not recorded there: %s", error)
+    else:
+        return True
+    return False
+
+
+def _end(run: Any, exit_code: int) -> None:
+    """Finish the run and W&B's service, so that a later run of this process reads its own
+    environment; a run that somebody else has open in this process keeps the service."""
+    import wandb
+
+    try:
+        run.finish(exit_code=exit_code)
+    finally:
+        if wandb.run is None:
+            wandb.teardown(exit_code)
+
+
+@contextlib.contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """W&B's own folders beside its runs instead of under the home folder, and no chatter.
+
+    Offline artifacts wait in the data folder until they are uploaded. What the user has set stays.
+    """
+    wanted = {"WANDB_DATA_DIR": folder / "data", "WANDB_CACHE_DIR": folder / "cache"}
+    if not Path(os.path.expanduser("~/.config/wandb")).is_dir():
+        wanted["WANDB_CONFIG_DIR"] = folder / "config"  # else the user's own settings are read
+    added = {key: str(path) for key, path in wanted.items() if key not in os.environ}
+    if "WANDB_SILENT" not in os.environ:
+        added["WANDB_SILENT"] = "true"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)

@@ -1,0 +1,220 @@
+"""One W&B run for each `kedro run`: which of Kedro's events become what in the record."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from kedro.framework.hooks import hook_impl
+
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.files import Receipt
+from ddpm_kedro.hooks.wandb_config import scalars, without_paths
+from ddpm_kedro.hooks.wandb_recording import Recording, is_installed
+from ddpm_kedro.hooks.wandb_settings import WandbSettings
+from ddpm_kedro.images.grid import make_grid
+
+if TYPE_CHECKING:
+    from kedro.framework.context import KedroContext
+    from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+_TRACKER = "tracker"
+_MARKS = ("image", "model", "metrics", "artifact")
+
+
+class WandbHook:
+    """Records pipeline runs in Weights & Biases, as conf/*/wandb.yml says (docs/wandb.md).
+
+    What is logged of a dataset stands in the catalog::
+
+        metadata: {wandb: {type: image | model | metrics | artifact, aliases: [latest]}}
+
+    An ``image`` is logged when it is first saved or loaded, the others when they are saved.
+    """
+
+    def __init__(self) -> None:
+        self._context: KedroContext | None = None
+        self._catalog: Any = None
+        self._recording: Recording | None = None
+        self._tracker: Any = None
+        self._num_images = 0
+        self._seen_images: set[str] = set()
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        self._context = context
+
+    @hook_impl(trylast=True)
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:
+        """Begin a run, or get ready to, unless it is disabled or wandb is absent."""
+        self._end(1)  # of a session in this process whose end Kedro never told
+        if self._context is None:
+            return
+        config_loader = self._context.config_loader
+        settings = WandbSettings.from_config(config_loader["wandb"])
+        mode = settings.asked_mode(os.environ)
+        _check_marks(catalog, pipeline)
+        if mode == "disabled" or not is_installed():
+            return
+        tree = config_loader["parameters"]
+        parameters = without_paths(tree, settings.hidden_parameters)
+        kedro = {"env": run_params.get("env"), "pipelines": run_params.get("pipeline_names")}
+        folder = Path(self._context.project_path) / tree.get("data_root", "data") / "08_reporting"
+        self._catalog, self._num_images, self._seen_images = catalog, settings.num_images, set()
+        trains = _TRACKER in pipeline.inputs()
+        self._recording = Recording(
+            settings, mode, folder, {**parameters, "kedro": kedro}, wait_for_fingerprint=trains
+        )
+        self._recording.text_file("parameters", "parameters.yml", "parameters", _yaml(parameters))
+        if trains:
+            self._attach()
+
+    @hook_impl
+    def after_dataset_loaded(self, dataset_name: str, data: Any) -> None:
+        if self._recording is not None and self._mark(dataset_name).get("type") == "image":
+            self._log_image(dataset_name, data)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        if self._recording is None:
+            return
+        mark = self._mark(dataset_name)
+        kind = mark.get("type")
+        if kind == "image":
+            self._log_image(dataset_name, data)
+        elif kind == "metrics":
+            self._log_metrics(dataset_name, data)
+        elif kind is not None:
+            self._log_file(dataset_name, data, mark)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        self._end(0)
+
+    @hook_impl(tryfirst=True)
+    def on_pipeline_error(self) -> None:
+        self._end(1)
+
+    def on_interrupt(self, exit_code: int) -> None:
+        """End the run after Ctrl-C or SIGTERM, of which Kedro tells no hook; our session does.
+
+        Args:
+            exit_code: what the command will end with, 130 or 143.
+        """
+        self._end(exit_code)
+
+    def _attach(self) -> None:
+        assert self._recording is not None
+        try:
+            self._tracker = self._catalog.load(_TRACKER)
+            self._tracker.attach(self._recording)
+        except Exception as error:
+            self._tracker = None
+            _skip(_TRACKER, error)
+
+    def _end(self, exit_code: int) -> None:
+        recording, self._recording = self._recording, None
+        tracker, self._tracker = self._tracker, None
+        if recording is None:
+            return
+        if tracker is not None:
+            tracker.detach(recording)
+        recording.finish(exit_code)
+        self._catalog = None
+
+    def _mark(self, name: str) -> Mapping[str, Any]:
+        return _mark(self._catalog, name)
+
+    def _log_image(self, name: str, data: Any) -> None:
+        assert self._recording is not None
+        if name in self._seen_images:
+            return
+        self._seen_images.add(name)
+        try:
+            picture = _picture(data, self._num_images)
+            if picture is None:  # a receipt, say: what it stands for is in the catalog
+                picture = _picture(self._catalog.load(name), self._num_images)
+            if picture is None:
+                raise TypeError(f"{name} is marked as an image, but is a {type(data).__name__}")
+            self._recording.image(name, picture)
+        except Exception as error:
+            _skip(name, error)
+
+    def _log_metrics(self, name: str, data: Any) -> None:
+        assert self._recording is not None
+        try:
+            metrics = data if isinstance(data, Mapping) else self._catalog.load(name)
+            self._recording.summary({name: scalars(metrics)})
+        except Exception as error:
+            _skip(name, error)
+
+    def _log_file(self, name: str, data: Any, mark: Mapping[str, Any]) -> None:
+        assert self._recording is not None
+        try:
+            path = data.path if isinstance(data, Receipt) else _path_of(self._catalog[name])
+            facts = scalars(data.facts) if isinstance(data, Receipt) else {}
+            kind = "model" if mark["type"] == "model" else name
+            self._recording.file(name, path, kind, mark.get("aliases", ()), facts)
+        except Exception as error:
+            _skip(name, error)
+
+
+def _check_marks(catalog: Any, pipeline: Any) -> None:
+    """Refuse a mark that says nothing, before any work.
+
+    Raises:
+        InputError: ``metadata: {wandb: ...}`` of a dataset has another type than those known.
+    """
+    for name in sorted(pipeline.datasets()):
+        mark = _mark(catalog, name)
+        if mark and mark.get("type") not in _MARKS:
+            raise InputError(
+                f"catalog: {name}: metadata.wandb.type={mark.get('type')}: "
+                f"choose one of {', '.join(_MARKS)}"
+            )
+
+
+def _mark(catalog: Any, name: str) -> Mapping[str, Any]:
+    dataset = catalog.get(name) if name in catalog else None
+    metadata = getattr(dataset, "metadata", None) or {}
+    return metadata.get("wandb") or {}
+
+
+def _skip(name: str, error: Exception) -> None:
+    logger.warning("W&B: %s is not logged: %s: %s", name, type(error).__name__, error)
+
+
+def _path_of(dataset: Any) -> Path:
+    for attribute in ("_filepath", "filepath", "_path", "path"):
+        path = getattr(dataset, attribute, None)
+        if path is not None:
+            return Path(str(path))
+    raise TypeError(f"{type(dataset).__name__} has no path that could be an artifact")
+
+
+def _picture(data: Any, num_images: int) -> Image.Image | None:
+    """A picture of ``data``, or None where it is neither one nor a batch of images.
+
+    Of a batch of images, uint8 (N, C, H, W), those shown are spread evenly over the whole.
+    """
+    from PIL import Image
+
+    if isinstance(data, Image.Image):
+        return data
+    batch = getattr(data, "images", data)
+    if not isinstance(batch, np.ndarray) or batch.ndim != 4:
+        return None
+    rows = np.linspace(0, len(batch) - 1, min(num_images, len(batch))).round().astype(np.int64)
+    return make_grid(batch[rows])
+
+
+def _yaml(tree: Mapping[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)

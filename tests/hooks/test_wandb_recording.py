@@ -1,0 +1,196 @@
+"""Where a recording goes and that it never asks, hangs or raises: keys, networks, terminals."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from wandb_reader import offline_runs
+
+from ddpm_kedro.hooks.wandb_recording import Recording
+from ddpm_kedro.hooks.wandb_settings import Mode, WandbSettings
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = yaml.safe_load((ROOT / "conf/base/wandb.yml").read_text())
+KEY = "0" * 40
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(tmp_path, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("WANDB_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    # A closed port of this machine: whatever would go to a server is refused at once.
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+
+
+def recording(folder: Path, mode: Mode | None = None, **options: Any) -> Recording:
+    settings = WandbSettings.from_config({**SHIPPED, "init_timeout": 1})
+    return Recording(settings, mode, folder, {"a": 1}, **options)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    return [r.getMessage() for r in found if r.name.startswith("ddpm_kedro")]
+
+
+def test_without_a_key_it_is_offline_and_says_how_to_upload(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "ddpm_kedro")
+    recording(tmp_path).finish(0)
+    (run,) = offline_runs(tmp_path)
+    assert caplog.messages[-1] == f"W&B: recording offline; `wandb sync {run.folder}` uploads it"
+    assert run.folder.name.startswith("offline-run-")
+    assert warnings(caplog) == []
+
+
+def test_online_without_a_key_is_offline_with_one_warning(tmp_path, caplog):
+    recording(tmp_path, "online").finish(0)
+    assert len(offline_runs(tmp_path)) == 1
+    (line,) = warnings(caplog)
+    assert "there is no key" in line
+
+
+@pytest.mark.parametrize("where", ["WANDB_API_KEY", "netrc"])
+def test_a_key_without_a_network_falls_back_to_offline(tmp_path, monkeypatch, caplog, where):
+    if where == "netrc":
+        (tmp_path / "netrc").write_text(f"machine 127.0.0.1:9 login user password {KEY}\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    else:
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+    told = recording(tmp_path)
+    told.record({"step": 1, "images_seen": 8, "loss": 0.5})
+    told.finish(0)
+    (line,) = warnings(caplog)
+    assert line.startswith("W&B: going on offline, the server did not take the run: ")
+    (run,) = offline_runs(tmp_path)  # the unreachable one left nothing
+    assert run.folder.name.startswith("offline-run-")
+    assert [row["loss"] for row in run.history] == [0.5]
+    assert {path.name.split("-")[0] for path in (tmp_path / "wandb").glob("*run-*")} == {"offline"}
+
+
+def test_a_key_that_is_none_falls_back_to_offline(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", "my secret")
+    recording(tmp_path).finish(0)
+    (line,) = warnings(caplog)
+    assert line.startswith("W&B: going on offline")
+    assert "secret" not in line
+    assert len(offline_runs(tmp_path)) == 1
+
+
+def test_it_waits_for_the_fingerprint_and_keeps_what_it_is_told(tmp_path):
+    told = recording(tmp_path, wait_for_fingerprint=True)
+    told.note("data", "abc")
+    told.summary({"before": 1})
+    assert offline_runs(tmp_path) == []
+    told.note("fingerprint", "f00d")
+    told.note("status", "new")
+    told.finish(0)
+    (run,) = offline_runs(tmp_path)
+    assert run.group == "f00d"
+    config = {key: value for key, value in run.config.items() if key != "_wandb"}
+    assert config == {"a": 1, "data": "abc", "fingerprint": "f00d", "status": "new"}
+    assert run.summary["before"] == 1
+
+
+def test_records_without_a_fingerprint_are_not_lost(tmp_path):
+    told = recording(tmp_path, wait_for_fingerprint=True)
+    told.record({"step": 1, "images_seen": 8, "loss": 0.5})
+    told.finish(0)
+    (run,) = offline_runs(tmp_path)
+    assert (run.group, len(run.history)) == ("", 1)
+
+
+def test_records_keep_their_order_after_many_others(tmp_path):
+    """W&B drops what is logged at an earlier step of its own count, so none is given to it."""
+    told = recording(tmp_path)
+    for number in range(5):
+        told.summary({"n": number})
+        told._do(lambda run: run.log({"picture": 1}))
+    for step in (1, 2, 3):
+        told.record({"step": step, "images_seen": 8 * step, "loss": 1.0})
+    told.finish(0)
+    (run,) = offline_runs(tmp_path)
+    assert [row["step"] for row in run.history if "step" in row] == [1, 2, 3]
+
+
+def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    told = recording(tmp_path / "file")
+    told.record({"step": 1, "images_seen": 8, "loss": 0.5})
+    told.preview(tmp_path / "none.png", {})
+    told.finish(0)
+    (line,) = warnings(caplog)
+    assert os.strerror(errno.ENOTDIR) in line
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="finds W&B's process in Linux's /proc"
+)
+def test_a_service_that_dies_does_not_end_the_run(tmp_path, caplog):
+    """SIGKILL W&B's own process: what is told afterwards is lost, with at most one warning."""
+    program = f"""
+        import logging, os, signal, sys, time
+        from pathlib import Path
+        sys.path.insert(0, {str(ROOT / "tests/hooks")!r})
+        from test_wandb_recording import recording
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        told = recording(Path({str(tmp_path)!r}))
+        told.record({{"step": 1, "images_seen": 8, "loss": 0.5}})
+        children = Path(f"/proc/{{os.getpid()}}/task/{{os.getpid()}}/children").read_text().split()
+        assert children
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+            os.waitpid(int(child), 0)
+        for step in range(2, 2000):
+            told.record({{"step": step, "images_seen": 8 * step, "loss": 0.5}})
+        told.finish(0)
+        print("training went on")
+    """
+    done = python(program)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("training went on\n")
+    assert done.stderr.count("W&B failed") == 1
+
+
+def test_a_terminal_is_not_asked_for_a_key(tmp_path):
+    """Standard input, output and errors are a terminal that nobody types on."""
+    pty = pytest.importorskip("pty")
+    program = f"""
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, {str(ROOT / "tests/hooks")!r})
+        from test_wandb_recording import recording
+        assert sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()
+        recording(Path({str(tmp_path)!r}), "online").finish(0)
+        print("not asked")
+    """
+    ours, theirs = pty.openpty()
+    try:
+        done = python(program, stdin=theirs, stdout=theirs, stderr=theirs)
+        shown = os.read(ours, 1 << 16).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0, shown
+    assert "not asked" in shown
+    assert "choice" not in shown.lower()
+
+
+def python(program: str, **streams: Any) -> subprocess.CompletedProcess[str]:
+    streams = streams or {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        text=True,
+        timeout=60,
+        **streams,
+    )
