@@ -20,7 +20,7 @@ _FORMAT = "ddpm_kedro.image_set/1"
 _PAGE_BYTES = 4096  # pixels start on a page of the file, so the map starts on one too
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # images are not compared by accident, content_hash is
 class ImageSet:
     """Images of one shape with their labels.
 
@@ -103,7 +103,7 @@ class ImageSet:
             raise InputError(
                 f"no images at {path}: run `kedro run --pipelines data_preparation` first"
             ) from error
-        except (KeyError, TypeError, AttributeError, IsADirectoryError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
             raise InputError(f"{path} is not a prepared image set: {error}") from error
 
 

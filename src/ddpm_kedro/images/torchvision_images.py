@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -52,7 +52,8 @@ class TorchvisionImages(ImageSource):
         self.path = Path(path).expanduser()
         self.arguments = dict(arguments or {})
         self.idx_folders = [Path(folder) for folder in idx_folders]
-        self._chosen = {"train": train, "test": test}
+        self.train = None if train is None else dict(train)
+        self.test = None if test is None else dict(test)
         self._open_split: tuple[str, Any] | None = None
 
     @cached_property
@@ -89,6 +90,9 @@ class TorchvisionImages(ImageSource):
                 break
         return names
 
+    def _chosen(self, split: str) -> dict[str, Any] | None:
+        return self.train if split == "train" else self.test
+
     def _idx_files(self, split: str) -> tuple[Path, Path] | None:
         from torchvision.datasets import MNIST
 
@@ -103,7 +107,7 @@ class TorchvisionImages(ImageSource):
             return self._open_split[1]
         self._open_split = None  # one split at a time: many hold all their pixels in memory
         files = self._idx_files(split)
-        if files is not None and not self.arguments and self._chosen[split] is None:
+        if files is not None and not self.arguments and self._chosen(split) is None:
             dataset: Any = _IDXPairs(*files)
         else:
             dataset = self._construct(split)
@@ -111,7 +115,7 @@ class TorchvisionImages(ImageSource):
         return dataset
 
     def _construct(self, split: str) -> Any:
-        chosen = self._chosen[split]
+        chosen = self._chosen(split)
         if chosen is not None:
             return self._call(dict(chosen))
         if "train" in self._parameters:
@@ -126,7 +130,7 @@ class TorchvisionImages(ImageSource):
                 refusal = error
         if split == "test":
             return None
-        raise InputError(f"{self.name}: {refusal}; choose with train: {{split: ...}}")
+        raise InputError(f"{refusal}; choose one as train: {{split: ...}}")
 
     def _call(self, choice: dict[str, Any]) -> Any:
         arguments = {**self.arguments, **choice}
@@ -136,7 +140,7 @@ class TorchvisionImages(ImageSource):
             return self._class(**arguments)
         except (RuntimeError, FileNotFoundError) as error:
             missing = error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ImportError) as error:
             self._refuse(error, arguments)
         if "download" not in self._parameters:
             raise InputError(
@@ -159,24 +163,25 @@ class TorchvisionImages(ImageSource):
                 f"({_line(error)}): put its files there, or set raw_root to where they are"
             ) from error
 
-    def _refuse(self, error: Exception, arguments: Mapping[str, Any]) -> None:
+    def _refuse(self, error: Exception, arguments: Mapping[str, Any]) -> NoReturn:
         if isinstance(error, ValueError) and "for argument split" in str(error):
-            raise _UnknownValue(_line(error)) from error
+            raise _UnknownValue(f"torchvision's {self.name}: {_line(error)}") from error
         raise InputError(f"torchvision's {self.name}({arguments}): {_line(error)}") from error
 
     @cached_property
-    def _num_images(self) -> dict[str, int]:
+    def _overview(self) -> dict[str, tuple[int, str]]:
+        """For each split its number of images and a hash of a sample of them."""
         found = {}
         for split in ("train", "test"):
             dataset = self._dataset(split)
             if dataset is not None:
-                found[split] = len(dataset)
+                found[split] = len(dataset), _sample_hash(dataset)
         return found
 
     def splits(self) -> dict[str, SplitInfo]:
-        return {split: SplitInfo(number) for split, number in self._num_images.items()}
+        return {split: SplitInfo(number) for split, (number, _) in self._overview.items()}
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...] | None:
         names = getattr(self._class, "classes", None)
         if names is None:
@@ -196,9 +201,8 @@ class TorchvisionImages(ImageSource):
         # this set from another version of it is a sample of its pixels.
         return {
             "name": self.name,
-            "arguments": [self.arguments, self._chosen["train"], self._chosen["test"]],
-            "num_images": self._num_images,
-            "sample": {split: _sample_hash(self._dataset(split)) for split in self._num_images},
+            "arguments": [self.arguments, self.train, self.test],
+            "splits": self._overview,
         }
 
 
