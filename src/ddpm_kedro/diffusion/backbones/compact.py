@@ -102,7 +102,7 @@ class CompactUNet(nn.Module):
         super().__init__()
         channel_mults = multipliers("channel_mults", channel_mults)
         positive(in_channels=in_channels, base_channels=base_channels)
-        positive(blocks_per_level=blocks_per_level)
+        positive(64, blocks_per_level=blocks_per_level)
         probability("dropout", dropout)
         levels = range(len(channel_mults))
         existing_levels("attention_levels", attention_levels, len(channel_mults))

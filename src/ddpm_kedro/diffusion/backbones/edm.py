@@ -51,7 +51,7 @@ class DDPMPlusPlus(JoiningUNet):
         num_classes: int | None = None,
     ) -> None:
         positive(in_channels=in_channels, base_channels=base_channels)
-        positive(blocks_per_level=blocks_per_level)
+        positive(64, blocks_per_level=blocks_per_level)
         probability("dropout", dropout)
         channel_mults = multipliers("channel_mults", channel_mults)
         existing_levels("attention_levels", attention_levels, len(channel_mults))

@@ -12,27 +12,28 @@ from torch import Tensor, nn
 from ddpm_kedro.errors import InputError
 
 
-def positive(**numbers: int) -> None:
-    """Refuse sizes that are not whole numbers of at least 1.
+def positive(most: int = 1 << 16, /, **numbers: int) -> None:
+    """Refuse sizes that are not whole numbers in 1..``most``.
 
     Raises:
         InputError: names the first argument that is not.
     """
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise InputError(f"{name}={number!r}: give a whole number of at least 1")
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        if not whole or not 1 <= number <= most:
+            raise InputError(f"{name}={number!r}: give a whole number in 1..{most}")
 
 
 def multipliers(name: str, values: Iterable[int]) -> tuple[int, ...]:
     """The channel multipliers of a UNet's levels, checked.
 
     Raises:
-        InputError: there is none, more than 12, or one that is not a whole number of at least 1.
+        InputError: there is none, more than 12, or one that is not a whole number in 1..1024.
     """
     values = tuple(values)
     if not 1 <= len(values) <= 12:
         raise InputError(f"{name}={list(values)}: give 1 to 12 multipliers, one for each level")
-    positive(**{f"{name}[{level}]": value for level, value in enumerate(values)})
+    positive(1024, **{f"{name}[{level}]": value for level, value in enumerate(values)})
     return values
 
 

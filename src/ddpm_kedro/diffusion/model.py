@@ -1,0 +1,419 @@
+"""A trained model: network, schedule and objective in one object, and in one file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ddpm_kedro.construction import build
+from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.guidance import ClassifierFreeGuidance
+from ddpm_kedro.diffusion.model_spec import OWN_MODULES, ModelSpec
+from ddpm_kedro.diffusion.noise_schedule import (
+    STRAIGHT_PATH,
+    VARIANCE_EXPLODING,
+    VARIANCE_PRESERVING,
+)
+from ddpm_kedro.diffusion.samplers import Sampler
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.files import atomic_write
+from ddpm_kedro.images.pixels import quantise
+from ddpm_kedro.progress import Progress
+
+__all__ = ["Model", "ModelSpec", "load_model", "save_model"]
+
+# The header holds one entry: safetensors writes several in an order that changes from run to run,
+# and a model file's bytes are to depend on the model alone.
+HEADER = "ddpm_kedro.model"
+VERSION = 1
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PIXELS_PER_BATCH = 1 << 20
+PIXELS_PER_TILE = 1 << 12
+SAMPLERS = "ddpm_kedro.diffusion.samplers"
+USUAL_SAMPLERS: Mapping[str, dict[str, Any]] = {
+    VARIANCE_PRESERVING: {"type": f"{SAMPLERS}.DDIM", "num_steps": 50},
+    VARIANCE_EXPLODING: {"type": f"{SAMPLERS}.Heun", "num_steps": 18, "spacing": "karras"},
+    STRAIGHT_PATH: {"type": f"{SAMPLERS}.FlowHeun", "num_steps": 25},
+}
+
+
+class Model:
+    """A diffusion model that can make images.
+
+    Args:
+        spec: what it is, in plain values.
+        network: its backbone with weights, or None to build one with fresh weights.
+        trusted: module prefixes that the spec's types may name; None (for a spec of one's own)
+            allows any.
+
+    Attributes:
+        spec: as given.
+        network: the backbone, a ``torch.nn.Module``.
+        denoiser: estimate of x_0 from (x_t, t, labels), see :class:`Denoiser`.
+
+    Raises:
+        InputError: an option that cannot be built, or an objective that its schedule forbids.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        network: nn.Module | None = None,
+        trusted: Sequence[str] | None = None,
+    ) -> None:
+        self.spec = spec
+        schedule = spec.build("noise_schedule", trusted)
+        objective = spec.build("objective", trusted)
+        loss_weight = spec.build("loss_weight", trusted) if spec.loss_weight else None
+        self._sampler = spec.build("sampler", trusted) if spec.sampler else None
+        self.network = spec.build("backbone", trusted) if network is None else network
+        self.denoiser = Denoiser(self.network, schedule, objective, loss_weight)
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        backbone: Mapping[str, Any],
+        noise_schedule: Mapping[str, Any],
+        objective: Mapping[str, Any],
+        image_shape: tuple[int, int, int],
+        loss_weight: Mapping[str, Any] | None = None,
+        classes: Sequence[str] = (),
+        conditional: bool = False,
+        sampler: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Model:
+        """A model with fresh weights for images (C, H, W); arguments as in :class:`ModelSpec`."""
+        channels, height, width = image_shape
+        spec = ModelSpec(
+            backbone=backbone,
+            noise_schedule=noise_schedule,
+            objective=objective,
+            channels=channels,
+            height=height,
+            width=width,
+            classes=tuple(classes),
+            conditional=conditional,
+            loss_weight=loss_weight,
+            sampler=sampler,
+            provenance=provenance or {},
+        )
+        return cls(spec)
+
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        seed: int = 0,
+        sampler: Mapping[str, Any] | Sampler | None = None,
+        num_steps: int | None = None,
+        batch_size: int | None = None,
+        labels: int | str | Sequence[int | str] | np.ndarray | Tensor | None = None,
+        guidance: float | Mapping[str, Any] | None = None,
+        device: torch.device | str | None = None,
+        precision: str = "fp32",
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Make images.
+
+        Image i depends on the model, the options, ``seed`` and i, never on ``num_samples`` or
+        ``batch_size``: the bytes are equal on a CPU in fp32, elsewhere up to rounding.
+
+        Args:
+            num_samples: N, at least 1.
+            seed: any whole number.
+            sampler: an option or an object; None takes the model's own.
+            num_steps: number of steps of an option, overriding its own.
+            batch_size: how many images to make at a time; None chooses by image size. On a CPU in
+                fp32 it is rounded up to the network's tile (below).
+            labels: a class (its index, its name, or the number of classes for "no class") for all
+                images or for each; None gives a conditional model's classes in turn.
+            guidance: scale of classifier-free guidance, or a table of the arguments of
+                :class:`ClassifierFreeGuidance`; for conditional models only.
+            device: where to compute, and where the model stays; None leaves it where it is.
+            precision: "fp32", or "bf16" or "fp16" for the network under autocast.
+            progress: show a progress bar (a log line where there is no terminal).
+
+        Returns:
+            (N, C, H, W) uint8.
+
+        Raises:
+            InputError: an argument out of its range, or one that this model cannot follow.
+        """
+        if not _whole(num_samples) or num_samples < 1:
+            raise InputError(f"num_samples={num_samples!r}: give a whole number of at least 1")
+        if not _whole(seed):
+            raise InputError(f"seed={seed!r}: give a whole number")
+        if batch_size is not None and (not _whole(batch_size) or batch_size < 1):
+            raise InputError(f"batch_size={batch_size!r}: give a whole number of at least 1")
+        if precision not in PRECISIONS:
+            raise InputError(f"precision={precision!r}: choose among {', '.join(PRECISIONS)}")
+        solver = self._solver(sampler, num_steps)
+        if device is not None:
+            self.network.to(device)
+        device = next(self.network.parameters()).device
+        label_of_row = self._labels(labels, num_samples)
+
+        pixels = self.spec.height * self.spec.width
+        batch_size = batch_size or min(512, max(1, PIXELS_PER_BATCH // pixels))
+        denoiser, tile = self.denoiser, 1
+        if device.type == "cpu" and precision == "fp32":
+            tile = min(16, max(1, PIXELS_PER_TILE // pixels))
+            batch_size += -batch_size % tile
+            denoiser = Denoiser(Tiled(self.network, tile), denoiser.schedule, denoiser.objective)
+        if guidance is not None:
+            options = guidance if isinstance(guidance, Mapping) else {"scale": guidance}
+            denoiser = ClassifierFreeGuidance(denoiser, **options)
+
+        images = np.empty((num_samples, *self.spec.image_shape), dtype=np.uint8)
+        firsts = range(0, num_samples, batch_size)
+        autocast = torch.autocast(
+            device.type, PRECISIONS[precision] or torch.bfloat16, enabled=precision != "fp32"
+        )
+        with autocast, _bar(progress, solver.num_steps * len(firsts), num_samples) as bar:
+            for first in firsts:
+                count = min(batch_size, num_samples - first)
+                rows = torch.arange(first, first + count + -count % tile)
+                batch = solver.sample(
+                    denoiser,
+                    self.spec.image_shape,
+                    rows,
+                    seed,
+                    labels=None if label_of_row is None else label_of_row[rows % num_samples],
+                    device=device,
+                    on_step=None if bar is None else lambda number, x: bar.update(1),
+                )
+                images[first : first + count] = quantise(batch[:count]).cpu().numpy()
+        return images
+
+    def _solver(
+        self, sampler: Mapping[str, Any] | Sampler | None, num_steps: int | None
+    ) -> Sampler:
+        if isinstance(sampler, Sampler):
+            if num_steps is not None:
+                raise InputError("num_steps: the sampler given has its own; leave one of them out")
+            return sampler
+        if sampler is None and num_steps is None and self._sampler is not None:
+            return self._sampler
+        option = dict(sampler or self.spec.sampler or self._usual_sampler())
+        if num_steps is not None:
+            option["num_steps"] = num_steps
+        found = build(option)
+        if not isinstance(found, Sampler):
+            raise InputError(f"sampler: {option['type']} is not a sampler")
+        return found
+
+    def _usual_sampler(self) -> dict[str, Any]:
+        """What a model that came without a sampler is sampled with, by its schedule's family."""
+        return USUAL_SAMPLERS[self.denoiser.schedule.family]
+
+    def _labels(self, labels: Any, num_samples: int) -> Tensor | None:
+        """The label of each image, (N,) int64, or None for an unconditional model."""
+        num_classes = self.spec.num_classes
+        if num_classes is None:
+            if labels is not None:
+                raise InputError("labels: this model was trained without classes")
+            return None
+        if labels is None:
+            return torch.arange(num_samples) % num_classes
+        if isinstance(labels, (str, int, np.integer)):
+            labels = [labels] * num_samples
+        if len(labels) != num_samples:
+            raise InputError(f"labels: {len(labels)} were given for {num_samples} images")
+        index = {name: number for number, name in enumerate(self.spec.classes)}
+        numbers = [index.get(label, -1) if isinstance(label, str) else label for label in labels]
+        for label, number in zip(labels, numbers, strict=True):
+            if int(number) != number or not 0 <= number <= num_classes:
+                raise InputError(
+                    f"labels: no class {label!r}; give one of {', '.join(self.spec.classes)}, its "
+                    f"number 0..{num_classes - 1}, or {num_classes} for no class"
+                )
+        return torch.tensor([int(number) for number in numbers])
+
+
+class Tiled(nn.Module):
+    """Runs a network on tiles of exactly ``rows`` images.
+
+    A CPU's matrix product chooses its summation order by the number of rows, so that the last bits
+    of an image would depend on the batch that it is made in. In tiles of one size they do not.
+    """
+
+    def __init__(self, network: nn.Module, rows: int) -> None:
+        super().__init__()
+        self.network = network
+        self.rows = rows
+        self.num_classes = getattr(network, "num_classes", None)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Args: x (B, C, H, W) with B a multiple of ``rows``; t (B,); labels (B,) or None."""
+        tiles = range(0, len(x), self.rows)
+        parts = [slice(first, first + self.rows) for first in tiles]
+        return torch.cat(
+            [
+                self.network(x[part], t[part], None if labels is None else labels[part])
+                for part in parts
+            ]
+        )
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    spec: ModelSpec,
+    weights: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Write a model file: one safetensors file, whole or not at all.
+
+    Args:
+        path: where it goes.
+        spec: stored in the header as JSON.
+        weights: sets of weights by name, such as "ema" and "raw"; each a ``state_dict()`` of the
+            backbone. A tensor is stored as "<set>/<its name>".
+
+    Raises:
+        InputError: no set, or a name with a slash.
+        OSError: the disk is full or not writable; an older file stays as it was.
+    """
+    for name in weights:
+        if not name or "/" in name:
+            raise InputError(f"weights {name!r}: give the set a name without a slash")
+    if not weights:
+        raise InputError("weights: give at least one set")
+    tensors = {
+        f"{group}/{name}": tensor.detach().to("cpu").contiguous()
+        for group, state in weights.items()
+        for name, tensor in state.items()
+    }
+    spec_json = json.dumps(spec.to_dict(), sort_keys=True)
+    header = {
+        "version": VERSION,
+        "spec": json.loads(spec_json),
+        "weights": sorted(weights),
+        "sha256": _digest(spec_json, tensors),
+    }
+    data = safetensors.torch.save(tensors, {HEADER: json.dumps(header, sort_keys=True)})
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    weights: str = "ema",
+    device: torch.device | str = "cpu",
+    trusted_modules: Sequence[str] = (),
+) -> Model:
+    """Read a model file. Nothing in it is executed: it may only name classes to build.
+
+    Args:
+        path: what :func:`save_model` wrote.
+        weights: which set of weights, such as "ema" or "raw".
+        device: where the model goes.
+        trusted_modules: module prefixes besides this package's own whose classes the file may name.
+
+    Raises:
+        InputError: the file is missing, torn, altered, of another kind or of a newer version, names
+            classes that are not trusted, or has no such set of weights.
+    """
+    path = Path(path)
+    header, tensors = _read(path)
+    try:
+        spec = ModelSpec.from_dict(header["spec"])
+        sets = header["weights"]
+        if weights not in sets:
+            raise InputError(f"no weights {weights!r}, it has {', '.join(map(str, sets))}")
+        trusted = (*OWN_MODULES, *trusted_modules)
+        with torch.device("meta"):  # no memory but the file's own, whatever sizes the spec claims
+            network = spec.build("backbone", trusted)
+        prefix = f"{weights}/"
+        state = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        _fit(network, state)
+        return Model(spec, network.to(device).eval(), trusted)
+    except InputError as error:
+        raise InputError(f"model file {path}: {error}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and all tensors of a model file, proven unaltered."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(HEADER)
+            if text is None:
+                raise InputError(f"model file {path}: not a model of this package")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(text)
+        if header["version"] != VERSION:
+            raise InputError(
+                f"model file {path}: version {header['version']}, this package reads {VERSION}"
+            )
+        spec_json = json.dumps(header["spec"], sort_keys=True)
+        if header["sha256"] != _digest(spec_json, tensors) or not _groups(header, tensors):
+            raise InputError(f"model file {path}: damaged, its checksum does not match")
+    except FileNotFoundError as error:
+        raise InputError(f"model file {path}: there is none; train a model first") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"model file {path}: not a whole safetensors file ({error})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"model file {path}: damaged, its header cannot be read") from error
+    return header, tensors
+
+
+def _groups(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
+    return header["weights"] == sorted({name.partition("/")[0] for name in tensors})
+
+
+def _digest(spec_json: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the spec and each tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(spec_json.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _fit(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a network on the meta device its weights, in fp32 where they are numbers."""
+    expected = network.state_dict()
+    different = sorted(
+        name
+        for name in expected.keys() | state.keys()
+        if name not in expected or name not in state or expected[name].shape != state[name].shape
+    )
+    if different:
+        raise InputError(
+            f"its weights do not fit its backbone in {len(different)} tensors, first {different[0]}"
+        )
+    state = {  # copies, so that nothing of the network stays mapped to the file
+        name: tensor.to(torch.float32 if tensor.is_floating_point() else None, copy=True)
+        for name, tensor in state.items()
+    }
+    network.load_state_dict(state, assign=True)
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+
+
+def _bar(
+    progress: bool, num_steps: int, num_samples: int
+) -> contextlib.AbstractContextManager[Progress | None]:
+    if progress:
+        return Progress(num_steps, "steps", f"sampling {num_samples:,} images")
+    return contextlib.nullcontext()
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

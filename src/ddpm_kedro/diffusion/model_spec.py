@@ -1,0 +1,144 @@
+"""What a model is, in plain values: enough to build it again, from a file of unknown origin too."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from torch import nn
+
+from ddpm_kedro.construction import build, locate
+from ddpm_kedro.diffusion.loss_weight import LossWeight
+from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule
+from ddpm_kedro.diffusion.objective import Objective
+from ddpm_kedro.diffusion.samplers import Sampler
+from ddpm_kedro.errors import InputError
+
+OWN_MODULES = ("ddpm_kedro",)
+MAX_SIDE = 1 << 16
+# What each option may be; anything else that a trusted module holds is not called.
+KINDS: Mapping[str, type] = {
+    "backbone": nn.Module,
+    "noise_schedule": NoiseSchedule,
+    "objective": Objective,
+    "loss_weight": LossWeight,
+    "sampler": Sampler,
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The plain description of a model; JSON-serialisable, no tensors.
+
+    Args:
+        backbone, noise_schedule, objective: options ``{type: dotted.path, **arguments}``; the
+            backbone is also given ``in_channels`` and ``num_classes``.
+        channels: 1, 3, 4 or any other number of image channels.
+        height, width: size of the images it was trained on, in pixels.
+        classes: names of the classes of the data, in the order of their labels.
+        conditional: whether the network is told the class.
+        loss_weight: option of the weight it was trained with; None is the uniform one.
+        sampler: option of the sampler that it is used with if none is asked for; None leaves it to
+            :meth:`Model.sample`.
+        provenance: facts about its training (versions, images seen, data hash, ...), for people.
+    """
+
+    backbone: Mapping[str, Any]
+    noise_schedule: Mapping[str, Any]
+    objective: Mapping[str, Any]
+    channels: int
+    height: int
+    width: int
+    classes: tuple[str, ...] = ()
+    conditional: bool = False
+    loss_weight: Mapping[str, Any] | None = None
+    sampler: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("backbone", "noise_schedule", "objective"):
+            _demand(isinstance(getattr(self, name), Mapping), name, "an option with a type")
+        for name in ("loss_weight", "sampler"):
+            value = getattr(self, name)
+            _demand(value is None or isinstance(value, Mapping), name, "an option with a type")
+        for name in ("channels", "height", "width"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            _demand(whole and 1 <= value <= MAX_SIDE, name, f"a whole number in 1..{MAX_SIDE}")
+        _demand(isinstance(self.conditional, bool), "conditional", "true or false")
+        _demand(isinstance(self.provenance, Mapping), "provenance", "a table")
+        names = isinstance(self.classes, Sequence) and not isinstance(self.classes, str)
+        names = names and all(isinstance(name, str) for name in self.classes)
+        _demand(names, "classes", "a list of names")
+        _demand(len(self.classes) > 0 or not self.conditional, "classes", "at least one class")
+        object.__setattr__(self, "classes", tuple(self.classes))
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes that the network is told, None for an unconditional model."""
+        return len(self.classes) if self.conditional else None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images it was trained on."""
+        return self.channels, self.height, self.width
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain values for JSON."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> ModelSpec:
+        """The spec that :meth:`to_dict` described.
+
+        Raises:
+            InputError: a key is missing or unknown, or a value of the wrong kind.
+        """
+        _demand(isinstance(values, Mapping), "spec", "a table")
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(set(values) - known)
+        _demand(not unknown, ", ".join(map(str, unknown)), f"only {', '.join(sorted(known))}")
+        try:
+            return cls(**values)
+        except TypeError as error:  # a field without a default is missing
+            raise InputError(f"model spec: {error}") from error
+
+    def build(self, name: str, trusted: Sequence[str] | None = None) -> Any:
+        """Make the object of one option: "backbone", "noise_schedule", "objective", ...
+
+        Args:
+            name: a key of the spec whose value is an option, not None.
+            trusted: the module prefixes that a type may name (None: any).
+
+        Raises:
+            InputError: a type outside ``trusted`` or not of the kind that belongs there, or
+                arguments that it refuses; nothing is called before that is known.
+        """
+        option = getattr(self, name)
+        _vet(option, KINDS[name], name, trusted)
+        extra = {}
+        if name == "backbone":
+            extra = {"in_channels": self.channels, "num_classes": self.num_classes}
+        try:
+            return build(option, trusted=trusted, **extra)
+        except (RuntimeError, OverflowError, MemoryError) as error:  # sizes beyond all bounds
+            reason = str(error).split("\n", 1)[0]
+            raise InputError(f"{name} {option['type']}: {reason}") from error
+
+
+def _vet(option: Any, kind: type, name: str, trusted: Sequence[str] | None) -> None:
+    """Refuse an option whose type, or that of an option inside it, is not of the right kind."""
+    _demand(isinstance(option, Mapping) and "type" in option, name, "an option with a type")
+    found = locate(option["type"], trusted)
+    if not (inspect.isclass(found) and issubclass(found, kind)):
+        raise InputError(f"{name}: {option['type']} is not a {kind.__name__}")
+    for key, value in option.items():
+        if isinstance(value, Mapping) and "type" in value:
+            _vet(value, kind, f"{name}.{key}", trusted)
+
+
+def _demand(holds: bool, name: str, right: str) -> None:
+    if not holds:
+        raise InputError(f"model spec: {name}: give {right}")
