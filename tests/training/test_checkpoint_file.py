@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from ddpm_kedro.training.checkpoint_file import (
     FACTS_NAME,
     TENSORS_NAME,
@@ -17,7 +19,6 @@ from ddpm_kedro.training.checkpoint_file import (
     read_checkpoint,
     write_checkpoint,
 )
-from safetensors.torch import load_file
 
 FINGERPRINT = "0123456789abcdef"
 BODY = {
@@ -94,22 +95,22 @@ def test_every_truncation_is_recognised(folder, name):
         assert name in reason(folder)
 
 
-def test_every_flipped_bit_of_the_tensors_is_recognised(folder):
+def test_a_flipped_bit_of_the_tensors_is_recognised(folder):
     path = folder / TENSORS_NAME
     whole = bytearray(path.read_bytes())
-    for place in range(len(whole)):
+    for place in range(0, len(whole), 3):
         whole[place] ^= 1 << place % 8
         path.write_bytes(whole)
         assert reason(folder) == f"{TENSORS_NAME} does not match its checksum"
         whole[place] ^= 1 << place % 8
 
 
-def test_every_flipped_bit_of_the_facts_is_recognised_or_changes_nothing(folder):
+def test_a_flipped_bit_of_the_facts_is_recognised_or_changes_nothing(folder):
     path = folder / FACTS_NAME
     before = read_checkpoint(folder, FINGERPRINT)
     whole = bytearray(path.read_bytes())
     harmless = 0
-    for place in range(len(whole)):
+    for place in range(0, len(whole), 3):
         whole[place] ^= 1 << place % 7
         path.write_bytes(whole)
         try:
@@ -124,7 +125,7 @@ def test_every_flipped_bit_of_the_facts_is_recognised_or_changes_nothing(folder)
                 before.parameters,
             )
         whole[place] ^= 1 << place % 7
-    assert harmless < len(whole) / 4
+    assert harmless < len(whole) / 12
 
 
 @pytest.mark.parametrize("name", [TENSORS_NAME, FACTS_NAME])

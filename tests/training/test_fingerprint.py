@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.training.fingerprint import canonical_json, differences, fingerprint, plain
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from ddpm_kedro.training.snapshot import Snapshot
 
 

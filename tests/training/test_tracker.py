@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.training.tracker import Tracker, read_log
 

@@ -178,7 +178,12 @@ class TrainingFolder:
         """
         self.wait()
         checksum = sha256_of(self.model_path)
-        TrainingState.read(self.path).with_model(int(images_seen), checksum).write(self.path)
+        try:
+            TrainingState.read(self.path).with_model(int(images_seen), checksum).write(self.path)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.path}: the end of training cannot be noted ({error})"
+            ) from error
         replaced = self.path.with_name(self.path.name + ".replaced")
         if replaced.exists():
             remove_folder(replaced)
