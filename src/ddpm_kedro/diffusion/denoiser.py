@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ddpm_kedro.diffusion.loss_weight import LossWeight, UniformWeight
-from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule, at_least_float32
+from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule, at_least_float32, perturb
 from ddpm_kedro.diffusion.objective import Objective
 from ddpm_kedro.errors import InputError
 
@@ -67,7 +67,7 @@ class Denoiser(nn.Module):
         int64 or None. All on one device. Ho et al. 2020, eq. 14, with w(t) of the loss weight.
         """
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        x = self.schedule.perturb(x0, noise, t)
+        x = perturb(x0, noise, alpha, sigma)
         target = self.objective.target(x0, noise, alpha, sigma)
         output = self._output(x, t, alpha, sigma, labels)
         square_error = (output.to(target.dtype) - target).square().flatten(1).mean(1)  # (B,)

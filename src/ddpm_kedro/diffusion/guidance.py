@@ -1,4 +1,4 @@
-"""Conditioning on class labels: labels dropped in training, guidance when sampling.
+"""Guidance: sampling pushed towards a class label, as a denoiser around a denoiser.
 
 No label is the index num_classes, sample by sample: a batch may mix labelled and unlabelled rows.
 """
@@ -11,12 +11,6 @@ from torch import Tensor, nn
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule, per_row
 from ddpm_kedro.errors import InputError
-
-
-def drop_labels(labels: Tensor, u: Tensor, probability: float, num_classes: int) -> Tensor:
-    """Labels (B,) int64 with each replaced by num_classes where its u (B,) in [0, 1) is below
-    `probability`: every sample decides for itself (Ho & Salimans 2022, algorithm 1)."""
-    return torch.where(u < probability, num_classes, labels)
 
 
 class ClassifierFreeGuidance(nn.Module):

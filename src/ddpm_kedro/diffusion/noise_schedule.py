@@ -70,19 +70,20 @@ class NoiseSchedule(ABC):
         """Standard deviation of the noise x_t that sampling starts from at time t."""
         return float(self.sigma(torch.tensor(t, dtype=torch.float64)))
 
-    def perturb(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t = alpha(t) x_0 + sigma(t) noise, in x_0's precision and at least float32.
-
-        x0, noise: (B, C, H, W); t: (B,) or 0-dim. Half-precision images are widened first: in
-        bfloat16 the ten lowest of 1000 levels would add no noise at all.
-        """
-        x0, noise = at_least_float32(x0), at_least_float32(noise)
-        return per_row(self.alpha(t), x0) * x0 + per_row(self.sigma(t), x0) * noise
-
 
 def at_least_float32(x: Tensor) -> Tensor:
     """x in float32, or in float64 if it has that already."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def perturb(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """x_t = alpha x_0 + sigma noise, the forward process (Ho et al. 2020, eq. 4), (B, C, H, W).
+
+    x0, noise: (B, C, H, W); alpha, sigma: (B,) or 0-dim. Half-precision images are widened first:
+    in bfloat16 the ten lowest of 1000 levels would add no noise at all.
+    """
+    x0, noise = at_least_float32(x0), at_least_float32(noise)
+    return per_row(alpha, x0) * x0 + per_row(sigma, x0) * noise
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
@@ -136,12 +137,11 @@ class DiscreteSchedule(NoiseSchedule):
         return self._tables[device]
 
     def _alpha_bar_at(self, t: Tensor) -> Tensor:
-        # index_select, as table[index] of a single index reads it back to the host.
         table = self._table(t.device)
         place = (t.to(table.dtype) + 1).clamp(0, self.num_timesteps)
         below = place.floor()
-        index = below.long().reshape(-1)
-        here, after = (table.index_select(0, i).reshape(t.shape) for i in (index, index + 1))
+        index = below.long()
+        here, after = _look_up(table, index), _look_up(table, index + 1)
         return here + (place - below) * (after - here)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class DiscreteSchedule(NoiseSchedule):
         table = self._table(log_snr.device)[:-1]
         alpha_bar = torch.sigmoid(log_snr.to(table.dtype))
         above = torch.searchsorted(-table, -alpha_bar).clamp(1, self.num_timesteps)
-        high, low = table[above - 1], table[above]
+        high, low = _look_up(table, above - 1), _look_up(table, above)
         return ((high - alpha_bar) / (high - low)).clamp(0, 1) + above.to(table.dtype) - 2
 
     def from_uniform(self, u: Tensor) -> Tensor:
@@ -167,6 +167,11 @@ class DiscreteSchedule(NoiseSchedule):
     def initial_std(self, t: float) -> float:
         """1: images are taken to have about unit variance, so x_t has too."""
         return 1.0
+
+
+def _look_up(table: Tensor, index: Tensor) -> Tensor:
+    """table[index] without the wait: indexing with a single number reads it back to the host."""
+    return table.index_select(0, index.reshape(-1)).reshape(index.shape)
 
 
 def _check_num_timesteps(num_timesteps: int) -> None:
