@@ -1,0 +1,146 @@
+"""What a network costs, known before it runs: parameters, FLOPs, memory.
+
+``python -m ddpm_kedro.diffusion.cost`` prints the table of all backbones.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddpm_kedro.diffusion import backbones
+from ddpm_kedro.errors import InputError
+
+BYTES_OF_FLOAT = 4
+OPTIMIZER_SLOTS = 2  # Adam's two moments
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one network at one image shape.
+
+    Args:
+        parameters: number of weights.
+        forward_flops: floating point operations of one image's forward pass in convolutions and
+            matrix products, a multiply-add counted as two; the rest is below 2% of them.
+        activation_bytes: what one image's forward pass keeps for the backward pass, in fp32.
+    """
+
+    parameters: int
+    forward_flops: int
+    activation_bytes: int
+
+    @property
+    def training_flops(self) -> int:
+        """FLOPs of one training image: the backward pass costs twice the forward pass."""
+        return 3 * self.forward_flops
+
+    def training_bytes(
+        self,
+        batch_size: int,
+        *,
+        precision: str = "fp32",
+        num_averages: int = 1,
+        optimizer_slots: int = OPTIMIZER_SLOTS,
+    ) -> int:
+        """Estimate of the memory that training takes, in bytes, good to about a factor of 1.5.
+
+        Weights, gradients, optimizer state and averages in fp32; activations in ``precision``, and
+        with a half-precision one a copy of the weights in it.
+
+        Args:
+            batch_size: images at a time (a micro-batch, where the batch is split).
+            precision: "fp32", "bf16" or "fp16".
+            num_averages: number of EMA copies.
+            optimizer_slots: numbers that the optimizer keeps for each weight: Adam 2, momentum 1.
+        """
+        copies = 2 + optimizer_slots + num_averages
+        state = copies * BYTES_OF_FLOAT * self.parameters
+        activations = batch_size * self.activation_bytes
+        if precision == "fp32":
+            return state + activations
+        return state + activations // 2 + BYTES_OF_FLOAT // 2 * self.parameters
+
+
+def cost_of(network: nn.Module, image_shape: Sequence[int]) -> Cost:
+    """The cost of ``network`` at images (C, H, W), counted on the meta device: nothing is computed.
+
+    Args:
+        network: a backbone on any device; its weights are neither read nor copied.
+        image_shape: (C, H, W).
+
+    Raises:
+        InputError: the network does not take images of that shape.
+    """
+    state: Mapping[str, Tensor] = {
+        name: torch.empty_like(value, device="meta").requires_grad_(value.requires_grad)
+        for name, value in [*network.named_parameters(), *network.named_buffers()]
+    }
+    kept: dict[int, torch.UntypedStorage] = {}  # by address; held, so that none is used again
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    inputs = torch.empty(1, *image_shape, device="meta"), torch.empty(1, device="meta")
+    counter = FlopCounterMode(display=False)
+    try:
+        with (
+            torch.enable_grad(),
+            counter,
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        ):
+            functional_call(network, dict(state), inputs)
+    except RuntimeError as error:
+        reason = str(error).split("\n", 1)[0]
+        raise InputError(
+            f"{type(network).__name__} does not take images of {tuple(image_shape)}: {reason}"
+        ) from error
+    for value in state.values():
+        kept.pop(value.untyped_storage()._cdata, None)
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        forward_flops=counter.get_total_flops(),
+        activation_bytes=sum(storage.nbytes() for storage in kept.values()),
+    )
+
+
+def table(image_shape: Sequence[int], batch_size: int) -> str:
+    """One line for each backbone with its default sizes: what it costs at images (C, H, W)."""
+    lines = [
+        f"{'backbone':<14}{'parameters':>12}{'GFLOP forward':>15}{'GFLOP training':>16}"
+        f"{f'GiB to train on {batch_size} (fp32 / bf16)':>36}"
+    ]
+    for name in backbones.__all__:
+        with torch.device("meta"):
+            network = getattr(backbones, name)(in_channels=image_shape[0])
+        cost = cost_of(network, image_shape)
+        memory = " / ".join(
+            f"{cost.training_bytes(batch_size, precision=precision) / 2**30:.2f}"
+            for precision in ("fp32", "bf16")
+        )
+        lines.append(
+            f"{name:<14}{cost.parameters / 1e6:>11.2f}M{cost.forward_flops / 1e9:>15.3f}"
+            f"{cost.training_flops / 1e9:>16.3f}{memory:>36}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table; ``--shape C H W`` and ``--batch-size`` choose what for."""
+    parser = argparse.ArgumentParser(description="Cost of each backbone, one image at a time.")
+    parser.add_argument("--shape", nargs=3, type=int, default=[3, 32, 32], metavar=("C", "H", "W"))
+    parser.add_argument("--batch-size", type=int, default=128)
+    options = parser.parse_args(arguments)
+    print(table(options.shape, options.batch_size))
+
+
+if __name__ == "__main__":
+    main()
