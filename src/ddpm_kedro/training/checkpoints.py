@@ -12,8 +12,9 @@ from typing import Any
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.training.checkpoint_file import Checkpoint
 from ddpm_kedro.training.fingerprint import FINGERPRINT_DIGITS, differences, fingerprint
+from ddpm_kedro.training.removal import clear_leftovers, remove_folder
 from ddpm_kedro.training.store_lock import StoreLock
-from ddpm_kedro.training.training_folder import TrainingFolder, clear_leftovers, remove_folder
+from ddpm_kedro.training.training_folder import TrainingFolder
 from ddpm_kedro.training.training_state import TrainingState
 
 __all__ = ["Checkpoint", "CheckpointStore", "TrainingFolder"]

@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -29,13 +28,12 @@ from ddpm_kedro.training.checkpoint_file import (
     read_facts,
     write_checkpoint,
 )
+from ddpm_kedro.training.removal import clear_leftovers, name_aside, remove_folder
 from ddpm_kedro.training.snapshot import Snapshot
 from ddpm_kedro.training.store_lock import StoreLock
 from ddpm_kedro.training.training_state import TrainingState
 
 logger = logging.getLogger(__name__)
-
-_ASIDE = ".aside-"
 
 
 class TrainingFolder:
@@ -192,7 +190,7 @@ class TrainingFolder:
         try:
             self._clean()
             self.checkpoints_path.mkdir(exist_ok=True)
-            aside = self.checkpoints_path / f"{_ASIDE}{uuid.uuid4().hex}"
+            aside = name_aside(self.checkpoints_path)
             aside.mkdir()
             try:
                 write_checkpoint(aside, snapshot.ready(), body)
@@ -321,22 +319,3 @@ class TrainingFolder:
                 raise
             if failure is not error:
                 logger.error("%s", failure)
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder (or file, or link) so that nobody ever finds half of it under its name."""
-    aside = path.with_name(f"{_ASIDE}{uuid.uuid4().hex}")
-    os.rename(path, aside)
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside)
-    else:
-        aside.unlink()
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove what :func:`remove_folder` and killed writers left in ``folder``."""
-    for path in folder.glob(f"{_ASIDE}*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
