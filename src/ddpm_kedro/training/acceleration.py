@@ -1,0 +1,157 @@
+"""A training step as compiled kernels in one CUDA graph, where that pays; else as it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ddpm_kedro.training.precision import Precision
+from ddpm_kedro.training.settings import TrainingSettings
+from ddpm_kedro.training.state import LearningState
+from ddpm_kedro.training.step import LossModule, TrainingStep
+from ddpm_kedro.training.team import Team
+
+logger = logging.getLogger(__name__)
+
+EAGER_STEPS = 3  # real steps before the capture: they make the optimizer's state and the kernels
+FEWEST_STEPS_TO_COMPILE = 2000  # compiling takes a minute or two, which this many steps win back
+Step = Callable[[Tensor, Tensor | None], None]
+
+
+def wants_compilation(settings: TrainingSettings, device: torch.device, steps_left: int) -> bool:
+    """Whether the loss goes through torch.compile: ``auto`` does it on CUDA, for long trainings.
+
+    Args:
+        settings: ``compile`` is ``auto``, ``on`` or ``off``.
+        device: a CPU gains little and compiles for a minute or more, so ``auto`` leaves it alone.
+        steps_left: optimizer steps to come.
+    """
+    if settings.compile == "auto":
+        return device.type == "cuda" and steps_left >= FEWEST_STEPS_TO_COMPILE
+    return settings.compile == "on"
+
+
+def make_step(state: LearningState, precision: Precision, team: Team, *, steps_left: int) -> Step:
+    """The step for this device and team: compiled, captured and shared where that pays.
+
+    Args:
+        state: restored already; its settings decide.
+        precision: of the network.
+        team: with several processes the loss is wrapped in DDP, whose all-reduce runs beside the
+            backward pass; such a step is not captured.
+        steps_left: optimizer steps to come.
+    """
+    device, settings = state.device, state.settings
+    loss: nn.Module = LossModule(state.model.denoiser)
+    if wants_compilation(settings, device, steps_left):
+        loss = CompiledLoss(loss)
+    if team.world_size > 1:
+        loss = nn.parallel.DistributedDataParallel(
+            loss, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+        )
+    step = TrainingStep(state, loss, precision, team)
+    if team.world_size == 1 and device.type == "cuda" and settings.compile != "off":
+        return GraphedStep(step, state)  # pragma: cuda only
+    return step
+
+
+class CompiledLoss(nn.Module):
+    """A compiled loss that goes back to the eager one, with a line saying why, if it fails.
+
+    The failures meant are the compiler's; they show at the first call. An error of the loss itself
+    comes again from the eager call.
+
+    Args:
+        loss: the module to compile.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+        self._compiled: Callable[..., Tensor] | None = torch.compile(loss, dynamic=False)
+
+    def forward(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """As :meth:`LossModule.forward`."""
+        if self._compiled is not None:
+            try:
+                return self._compiled(x0, t, noise, labels)
+            except Exception as error:
+                self._compiled = None
+                logger.warning("torch.compile failed, going on without it: %s", _first_line(error))
+        return self.loss(x0, t, noise, labels)
+
+
+class GraphedStep:  # pragma: cuda only
+    """A step recorded once as a CUDA graph and replayed, so that launching costs nothing.
+
+    The first steps are taken eagerly on a side stream; then the step is captured. All it reads is
+    in fixed places: images and labels are copied there, the step number and the learning rate are
+    tensors, and dropout's generator is registered with the graph, whose seed and offset are read
+    anew at each replay. A failed capture goes back to eager steps, with a line saying why.
+
+    Args:
+        step: the eager step.
+        state: its optimizer's rates become tensors.
+    """
+
+    def __init__(self, step: TrainingStep, state: LearningState) -> None:
+        self._step, self._state = step, state
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._taken = 0
+        self._failed = False
+        self._stream = torch.cuda.Stream(state.device)
+        self._inputs: tuple[Tensor, Tensor | None] | None = None
+        self._use_tensor_rates(True)
+
+    def __call__(self, images: Tensor, labels: Tensor | None) -> None:
+        """As :meth:`TrainingStep.__call__`."""
+        if self._failed:
+            self._step(images, labels)
+        elif self._taken < EAGER_STEPS:
+            self._taken += 1
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                self._step(images, labels)
+            current.wait_stream(self._stream)
+        else:
+            if self._graph is None and not self._capture(images, labels):
+                self._step(images, labels)
+                return
+            assert self._graph is not None
+            assert self._inputs is not None
+            self._inputs[0].copy_(images, non_blocking=True)
+            if labels is not None and self._inputs[1] is not None:
+                self._inputs[1].copy_(labels, non_blocking=True)
+            self._graph.replay()
+
+    def _capture(self, images: Tensor, labels: Tensor | None) -> bool:
+        self._inputs = images.clone(), None if labels is None else labels.clone()
+        self._state.optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads (prefetching, checkpoints) may use the device while this one captures.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._step(*self._inputs)
+        except Exception as error:
+            self._failed = True
+            self._use_tensor_rates(False)
+            torch.cuda.synchronize()
+            logger.warning("no CUDA graph of the step, going on without: %s", _first_line(error))
+            return False
+        self._graph = graph
+        logger.info("the training step runs as one CUDA graph")
+        return True
+
+    def _use_tensor_rates(self, use: bool) -> None:
+        for group in self._state.optimizer.param_groups:
+            rate = float(group["lr"])
+            group["lr"] = torch.tensor(rate, device=self._state.device) if use else rate
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

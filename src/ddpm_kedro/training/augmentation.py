@@ -1,0 +1,46 @@
+"""Changes to training images that a person would not mind, made on the device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from ddpm_kedro.diffusion.noise import Stream, uniform
+from ddpm_kedro.errors import InputError
+
+
+class Augmentation(ABC):
+    """A random map of a batch of images, without state."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor, *, seed: int, step: int | Tensor, rows: Tensor) -> Tensor:
+        """The changed images, of the same shape, dtype and device.
+
+        Args:
+            images: uint8 (B, C, H, W).
+            seed, step, rows: of the random numbers, see :func:`ddpm_kedro.diffusion.noise.uniform`;
+                rows (B,) are numbers in the global batch.
+        """
+
+
+class NoAugmentation(Augmentation):
+    """The images as they are."""
+
+    def __call__(self, images: Tensor, *, seed: int, step: int | Tensor, rows: Tensor) -> Tensor:
+        return images
+
+
+class Flip(Augmentation):
+    """Left and right exchanged with ``probability`` (0..1), each image by itself."""
+
+    def __init__(self, probability: float = 0.5) -> None:
+        if not 0 <= probability <= 1:
+            raise InputError(f"probability={probability}: give a number from 0 to 1")
+        self.probability = float(probability)
+
+    def __call__(self, images: Tensor, *, seed: int, step: int | Tensor, rows: Tensor) -> Tensor:
+        chance = uniform(seed, Stream.FLIP, step, rows, device=images.device)  # (B,)
+        flipped = (chance < self.probability)[:, None, None, None]
+        return torch.where(flipped, images.flip(-1), images)

@@ -1,0 +1,32 @@
+"""Fine-tuning: training starts from the weights of a model file."""
+
+from __future__ import annotations
+
+import torch
+
+from ddpm_kedro.diffusion.model import load_model
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.training.settings import TrainingSettings
+
+
+def load_initial_weights(network: torch.nn.Module, settings: TrainingSettings) -> None:
+    """Give the network the averaged weights of the model file ``init_from``.
+
+    Raises:
+        InputError: the file is no whole model, or of another backbone.
+    """
+    assert settings.init_from is not None
+    own_module = settings.backbone["type"].rpartition(".")[0]
+    weights = load_model(settings.init_from, trusted_modules=(own_module,)).network.state_dict()
+    wanted = network.state_dict()
+    different = sorted(
+        name
+        for name in wanted.keys() | weights.keys()
+        if name not in wanted or name not in weights or wanted[name].shape != weights[name].shape
+    )
+    if different:
+        raise InputError(
+            f"training.init_from={settings.init_from}: its backbone is another one; "
+            f"{len(different)} tensors differ, first {different[0]}"
+        )
+    network.load_state_dict(weights)

@@ -1,0 +1,104 @@
+"""Learning-rate schedules: the factor on the optimizer's own rate, as a function of images seen."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ddpm_kedro.construction import locate
+from ddpm_kedro.errors import InputError
+
+
+class LRSchedule(ABC):
+    """A pure function, so that resuming needs no state and batch size changes nothing.
+
+    Attributes:
+        depends_on_budget: whether the budget changes the rate; then a training with another budget
+            is another training.
+    """
+
+    depends_on_budget: bool = False
+
+    @abstractmethod
+    def factor(self, images_seen: int, budget_images: int) -> float:
+        """The factor, >= 0, of the step that starts after ``images_seen`` training images.
+
+        Args:
+            images_seen: 0 <= images_seen < budget_images.
+            budget_images: images seen at the end of training.
+        """
+
+
+class Constant(LRSchedule):
+    """factor = 1."""
+
+    def factor(self, images_seen: int, budget_images: int) -> float:
+        return 1.0
+
+
+class LinearWarmup(LRSchedule):
+    """factor = min(1, n / w) after n images, with w = 1000 ``warmup_kimg``; 1 throughout for w = 0."""
+
+    def __init__(self, warmup_kimg: float) -> None:
+        self.warmup_images = 1000 * _at_least_zero("warmup_kimg", warmup_kimg)
+
+    def factor(self, images_seen: int, budget_images: int) -> float:
+        return min(1.0, images_seen / self.warmup_images) if self.warmup_images else 1.0
+
+
+class Cosine(LinearWarmup):
+    """Linear warm-up to 1, then half a cosine down to ``final_factor`` at the end of the budget.
+
+    factor = f + (1 - f) (1 + cos(pi (n - w) / (b - w))) / 2 for n >= w (Loshchilov and Hutter 2017,
+    eq. 5, without restarts).
+
+    Args:
+        warmup_kimg: w / 1000, >= 0.
+        final_factor: f, 0 <= f <= 1.
+    """
+
+    depends_on_budget = True
+
+    def __init__(self, warmup_kimg: float = 0.0, final_factor: float = 0.0) -> None:
+        super().__init__(warmup_kimg)
+        self.final_factor = _at_least_zero("final_factor", final_factor)
+        if final_factor > 1:
+            raise InputError(f"final_factor={final_factor}: give a number from 0 to 1")
+
+    def factor(self, images_seen: int, budget_images: int) -> float:
+        if images_seen < self.warmup_images:
+            return super().factor(images_seen, budget_images)
+        span = max(budget_images - self.warmup_images, 1)
+        progress = min(1.0, (images_seen - self.warmup_images) / span)
+        half_cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.final_factor + (1 - self.final_factor) * half_cosine
+
+
+def is_torch_scheduler(option: Mapping[str, Any]) -> bool:
+    """Whether the option names a ``torch.optim.lr_scheduler``, which counts optimizer steps.
+
+    Raises:
+        InputError: it names neither that nor an :class:`LRSchedule`, or one that waits for a
+            metric, as ``ReduceLROnPlateau`` does.
+    """
+    found = locate(option["type"])
+    if inspect.isclass(found) and issubclass(found, LRSchedule):
+        return False
+    if not inspect.isclass(found) or not issubclass(found, torch.optim.lr_scheduler.LRScheduler):
+        raise InputError(f"lr_schedule: {option['type']} is not a learning-rate schedule")
+    if issubclass(found, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise InputError(
+            f"lr_schedule: {option['type']} follows a metric; choose one that is a function of time"
+        )
+    return True
+
+
+def _at_least_zero(name: str, value: float) -> float:
+    if not value >= 0 or math.isinf(value):
+        raise InputError(f"{name}={value}: give a number of at least 0")
+    return float(value)

@@ -1,0 +1,100 @@
+"""Which device computes, and in which precision the network runs there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ddpm_kedro.errors import InputError
+
+
+def choose_device(requested: str) -> torch.device:
+    """The device for ``auto`` (CUDA where there is one, else the CPU), ``cpu``, ``cuda[:N]``, ``mps``.
+
+    ``auto`` does not take mps: it has no float64, and training there is untried.
+
+    Raises:
+        InputError: PyTorch does not find that device here.
+    """
+    if requested == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError:
+        raise InputError(
+            f"device={requested}: choose one of auto, cpu, cuda, cuda:N, mps"
+        ) from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            found = f"finds {count} CUDA devices" if count else "finds no CUDA device"
+            raise InputError(f"device={requested}: this PyTorch {found}; use device=auto")
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("device=mps: this PyTorch finds no Apple GPU; use device=auto")
+    elif device.type not in ("cpu", "meta"):
+        raise InputError(f"device={requested}: choose one of auto, cpu, cuda, cuda:N, mps")
+    return device
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How the network computes; weights, schedule, noise, t and loss are fp32 or wider always.
+
+    Attributes:
+        name: ``fp32``, ``bf16`` or ``fp16``.
+        device_type: of the device it is meant for.
+        reason: why it was chosen, in words.
+    """
+
+    name: str
+    device_type: str
+    reason: str
+
+    @property
+    def needs_loss_scale(self) -> bool:
+        """fp16 gradients underflow unless the loss is scaled up."""
+        return self.name == "fp16"
+
+    def autocast(self) -> torch.autocast:
+        """A context in which the network's products run in this precision."""
+        dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
+        # Without the cache of cast weights: a CUDA graph must cast them anew at each replay.
+        return torch.autocast(
+            self.device_type, dtype, enabled=self.name != "fp32", cache_enabled=False
+        )
+
+    @contextlib.contextmanager
+    def product_mode(self) -> Iterator[None]:
+        """TF32 for the fp32 products that are left beside half precision; exact fp32 for ``fp32``."""
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        wanted = self.name != "fp32"
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
+        torch.backends.cudnn.allow_tf32 = wanted
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def choose_precision(requested: str, device: torch.device) -> Precision:
+    """bf16 for ``auto`` where the processor multiplies it natively, else fp32."""
+    if requested != "auto":
+        return Precision(requested, device.type, "as asked")
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision("bf16", device.type, "the GPU multiplies it natively")
+        return Precision("fp32", device.type, "the GPU has no native bf16")
+    if device.type == "cpu" and cpu_multiplies_bf16():
+        return Precision("bf16", device.type, "the processor multiplies it natively")
+    return Precision("fp32", device.type, "no native bf16 here")
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this processor has bf16 products (avx512_bf16 or amx) that PyTorch uses."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)

@@ -1,0 +1,177 @@
+"""One optimizer step: a function of tensors on the device, with no I/O and no word to the host."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+
+from ddpm_kedro.construction import build
+from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.noise import Stream, normal, uniform
+from ddpm_kedro.images.pixels import normalise
+from ddpm_kedro.training.precision import Precision
+from ddpm_kedro.training.state import LearningState
+from ddpm_kedro.training.team import Team
+
+SCALE_GROWTH_STEPS = 2000
+MAX_LOSS_SCALE = 2.0**24
+
+
+class LossModule(nn.Module):
+    """The denoiser's loss as a module's forward, which is what DDP and torch.compile wrap."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """See :meth:`Denoiser.loss`: (B,) float32."""
+        return self.denoiser.loss(x0, t, noise, labels)
+
+
+class TrainingStep:
+    """Draws, loss, gradients, update, counters: what happens between two states.
+
+    Everything random is drawn for rows of the *global* batch, so another split into workers or
+    micro-batches sees the same images, t, noise, flips and dropped labels. A loss or gradient that
+    is not finite leaves weights and optimizer as they were, by a flag that stays on the device.
+
+    Args:
+        state: what the step changes.
+        loss: wrapped or bare, called with (x0, t, noise, labels), gives (B,).
+        precision: of the network.
+        team: whose share of the batch this is.
+    """
+
+    def __init__(
+        self, state: LearningState, loss: nn.Module, precision: Precision, team: Team
+    ) -> None:
+        settings = state.settings
+        self.state, self.loss, self.precision, self.team = state, loss, precision, team
+        self.augmentation = build(settings.augmentation)
+        self.timesteps = build(settings.timesteps)
+        self.timesteps.check(state.model.denoiser.schedule)
+        self.schedule = state.model.denoiser.schedule
+        part = team.part_of(settings.batch_size)
+        self.rows = torch.arange(part.start, part.stop, device=state.device)  # (b,)
+        self.batch_size = settings.batch_size
+        self.micro_batch_size = settings.micro_batch_size or len(self.rows)
+        self.label_dropout = settings.label_dropout if settings.conditional else 0.0
+        self.seed = settings.seed
+        self.clip_norm = settings.clip_norm
+        optimizer = state.optimizer
+        self._takes_flag = (
+            type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+            and all(group.get("fused") for group in optimizer.param_groups)
+        )  # fmt: skip
+
+    def __call__(self, images: Tensor, labels: Tensor | None) -> None:
+        """Take one step.
+
+        Args:
+            images: uint8 (b, C, H, W), this worker's rows of the global batch.
+            labels: int64 (b,), or None for an unconditional network.
+        """
+        counters, parameters = self.state.counters, self.state.parameters
+        self.state.optimizer.zero_grad(set_to_none=True)
+
+        # Gradients of the mean loss over the global batch, one micro-batch after the other
+        loss_sum = torch.zeros((), dtype=torch.float32, device=self.rows.device)
+        for first in range(0, len(self.rows), self.micro_batch_size):
+            part = slice(first, min(first + self.micro_batch_size, len(self.rows)))
+            with self._gradient_sync(is_last=part.stop == len(self.rows)):
+                x0, t, noise, given = self._draw(images[part], labels, part)
+                with self.precision.autocast():
+                    loss = self.loss(x0, t, noise, given).sum() / self.batch_size
+                # DDP takes the mean over workers of what is already a share of the global mean.
+                scaled = loss * self.team.world_size
+                if self.precision.needs_loss_scale:
+                    scaled = scaled * counters["loss_scale"]
+                scaled.backward()
+            loss_sum += loss.detach()
+        self.team.sum_(loss_sum)
+
+        # The global norm, whether all is finite, and clipping
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.precision.needs_loss_scale:
+            torch._foreach_mul_(gradients, counters["loss_scale"].reciprocal())
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        is_finite = norm.isfinite() & loss_sum.isfinite()
+        if self.clip_norm is not None:
+            torch._foreach_mul_(gradients, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+
+        # The update, or none
+        self._update(is_finite, gradients)
+
+        # What the next record will say, kept on the device
+        counters["step"] += 1
+        counters["loss_sum"] += torch.where(is_finite, loss_sum, 0.0)
+        counters["loss_count"] += is_finite
+        counters["grad_norm"].copy_(norm)
+        counters["skipped"] += ~is_finite
+        counters["skipped_in_row"].copy_((counters["skipped_in_row"] + 1) * ~is_finite)
+        if self.precision.needs_loss_scale:
+            self._move_loss_scale(is_finite)
+
+    def _draw(
+        self, images: Tensor, labels: Tensor | None, part: slice
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x_0 (B, C, H, W), t (B,), noise (B, C, H, W) and labels (B,) of the rows in ``part``."""
+        rows, step, seed = self.rows[part], self.state.counters["step"], self.seed
+        x0 = normalise(self.augmentation(images, seed=seed, step=step, rows=rows))
+        u = uniform(seed, Stream.TIMESTEP, step, rows)
+        t = self.timesteps(u, rows, self.batch_size, self.schedule)
+        noise = normal(seed, Stream.NOISE, step, rows, x0.shape[1:])
+        if labels is None:
+            return x0, t, noise, None
+        given = labels[part]
+        if self.label_dropout:
+            chance = uniform(seed, Stream.LABEL_DROPOUT, step, rows)
+            null = len(self.state.model.spec.classes)
+            given = torch.where(chance < self.label_dropout, null, given)
+        return x0, t, noise, given
+
+    def _gradient_sync(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
+        """Workers add their gradients up once, in the backward pass of the last micro-batch."""
+        if isinstance(self.loss, nn.parallel.DistributedDataParallel) and not is_last:
+            return self.loss.no_sync()
+        return contextlib.nullcontext()
+
+    @torch.no_grad()
+    def _update(self, is_finite: Tensor, gradients: list[Tensor]) -> None:
+        optimizer = self.state.optimizer
+        if self.rows.device.type == "cpu":  # the host may look: there is nothing to wait for
+            if is_finite:
+                optimizer.step()
+            return
+        if self._takes_flag:  # fused Adam obeys it inside its kernel
+            optimizer.found_inf = (~is_finite).to(torch.float32)
+            optimizer.grad_scale = None
+            optimizer.step()
+            return
+        # Any other optimizer steps with gradients of zero, and its work is then taken back.
+        for gradient in gradients:
+            gradient.copy_(torch.where(is_finite, gradient, 0.0))
+        values: list[Tensor] = list(self.state.parameters)
+        values += [
+            value
+            for state in optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor) and value.device == self.rows.device
+        ]
+        before = [value.detach().clone() for value in values]
+        optimizer.step()
+        for value, earlier in zip(values, before, strict=True):
+            value.copy_(torch.where(is_finite, value, earlier))
+
+    @torch.no_grad()
+    def _move_loss_scale(self, is_finite: Tensor) -> None:
+        """Halve it after an overflow, double it after 2,000 steps without one."""
+        scale, good = self.state.counters["loss_scale"], self.state.counters["good_steps"]
+        good.copy_((good + 1) * is_finite)
+        grows = good >= SCALE_GROWTH_STEPS
+        grown = torch.where(grows, scale * 2.0, scale).clamp(max=MAX_LOSS_SCALE)
+        scale.copy_(torch.where(is_finite, grown, (scale * 0.5).clamp(min=1.0)))
+        good.copy_(good * ~grows)
