@@ -1,0 +1,87 @@
+"""Facts and numbers in the catalog: ``data_card``, ``metrics``, ``diagnostics``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ddpm_kedro.datasets.whole_file import WholeFile
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.files import atomic_write
+
+if TYPE_CHECKING:
+    from kedro_datasets._typing import JSONPreview, PlotlyPreview, TablePreview
+
+
+class JSONFile(WholeFile[Any, Any]):
+    """One JSON file in UTF-8, indented for a person; Kedro-Viz shows it."""
+
+    def load(self) -> Any:
+        """What the file holds.
+
+        Raises:
+            InputError: there is no file yet, or it is not JSON.
+        """
+        path = self._existing()
+        try:
+            return json.loads(path.read_bytes())
+        except ValueError as error:
+            raise InputError(f"{path} is not JSON: {error}") from error
+
+    def save(self, data: Any) -> None:
+        """Write plain data, keys in the order they have.
+
+        Raises:
+            InputError: something in it is not JSON, a number that is not finite included.
+        """
+        try:
+            text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self._filepath}: cannot be written as JSON: {error}") from error
+        with atomic_write(self._filepath) as file:
+            file.write(text.encode("utf-8") + b"\n")
+
+    def preview(self) -> JSONPreview:
+        """The file's content for Kedro-Viz."""
+        return json.dumps(self.load(), ensure_ascii=False) if self._exists() else ""
+
+
+class MetricsFile(JSONFile):
+    """A flat JSON object of numbers; Kedro-Viz shows it as a table."""
+
+    def preview(self) -> TablePreview:
+        """One row for each metric."""
+        metrics: Mapping[str, Any] = self.load() if self._exists() else {}
+        rows = [[key, _readable(value)] for key, value in metrics.items()]
+        return {"index": list(range(len(rows))), "columns": ["metric", "value"], "data": rows}
+
+
+class DiagnosticsFile(JSONFile):
+    """A JSON object with Plotly figures under ``figures``; Kedro-Viz shows them one below another.
+
+    Each figure has ``data`` (scatter traces) and ``layout`` with ``title``, ``xaxis``, ``yaxis``.
+    """
+
+    def preview(self) -> PlotlyPreview:
+        """All figures as one, stacked."""
+        figures = list(self.load().get("figures", {}).values()) if self._exists() else []
+        data: list[dict[str, Any]] = []
+        layout: dict[str, Any] = {"height": 320 * len(figures), "annotations": []}
+        for number, figure in enumerate(figures):
+            suffix = "" if number == 0 else str(number + 1)
+            top = 1 - number / len(figures)
+            bottom = top - 0.7 / len(figures)
+            traces = figure["data"]
+            data += [{**trace, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}"} for trace in traces]
+            layout[f"xaxis{suffix}"] = {**figure["layout"]["xaxis"], "anchor": f"y{suffix}"}
+            layout[f"yaxis{suffix}"] = {**figure["layout"]["yaxis"], "domain": [bottom, top - 0.04]}
+            title = {"text": figure["layout"]["title"]["text"], "showarrow": False, "x": 0}
+            layout["annotations"].append(
+                {**title, "xref": "paper", "yref": "paper", "xanchor": "left", "y": top}
+            )
+        return {"data": data, "layout": layout}
+
+
+def _readable(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value

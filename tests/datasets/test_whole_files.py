@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kedro.io import AbstractDataset, DatasetError
+from PIL import Image
+
+from ddpm_kedro.datasets.json_file import DiagnosticsFile, JSONFile, MetricsFile
+from ddpm_kedro.datasets.numpy_file import NumpyFile
+from ddpm_kedro.datasets.png_image import PNGImage
+from ddpm_kedro.datasets.text_file import TextFile
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.curves import figure
+from ddpm_kedro.files import atomic_write
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 5), dtype=np.uint8)
+PICTURE = Image.fromarray(IMAGES[0].transpose(1, 2, 0))
+VALUES = [
+    (PNGImage, PICTURE),
+    (NumpyFile, IMAGES),
+    (JSONFile, {"b": [1, 2.5, None], "a": "Fréchet"}),
+    (TextFile, "<p>Fréchet</p>\r\n"),
+]
+
+
+@pytest.mark.parametrize(("kind", "value"), VALUES)
+def test_what_is_saved_is_loaded(kind: Callable[..., Any], value: Any, tmp_path: Path) -> None:
+    dataset = kind(filepath=str(tmp_path / "new" / "file"))
+    assert not dataset.exists()
+    dataset.save(value)
+    assert dataset.exists()
+    np.testing.assert_array_equal(np.asarray(dataset.load()), np.asarray(value))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("kind", "value"), VALUES)
+def test_the_same_value_is_the_same_bytes(
+    kind: Callable[..., Any], value: Any, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        kind(filepath=str(tmp_path / name)).save(value)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(("kind", "value"), VALUES)
+def test_a_missing_file_names_the_stage_that_writes_it(
+    kind: Callable[..., Any], value: Any, tmp_path: Path
+) -> None:
+    dataset = kind(filepath=str(tmp_path / "file"), written_by="sampling")
+    with pytest.raises(DatasetError) as caught:
+        dataset.load()
+    assert isinstance(caught.value.__cause__, InputError)
+    assert str(caught.value.__cause__) == (
+        f"no file {tmp_path / 'file'}: run `kedro run --pipelines sampling` first"
+    )
+
+
+@pytest.mark.parametrize(("kind", "value"), VALUES)
+def test_a_failing_save_leaves_the_old_file(
+    kind: Callable[..., Any], value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = kind(filepath=str(tmp_path / "file"))
+    dataset.save(value)
+    before = (tmp_path / "file").read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DatasetError, match="no space left"):
+        dataset.save(value)
+    assert (tmp_path / "file").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", [PNGImage, NumpyFile, JSONFile, TextFile])
+def test_a_torn_file_is_named(kind: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"\xff\xfe{")
+    with pytest.raises(DatasetError) as caught:
+        kind(filepath=str(tmp_path / "file")).load()
+    assert isinstance(caught.value.__cause__, InputError)
+    assert str(tmp_path / "file") in str(caught.value.__cause__)
+
+
+def test_arrays_are_mapped_and_never_unpickled(tmp_path: Path) -> None:
+    dataset = NumpyFile(filepath=str(tmp_path / "samples.npy"))
+    dataset.save(IMAGES)
+    loaded = dataset.load()
+    assert isinstance(loaded, np.memmap)
+    assert not loaded.flags.writeable
+    objects = np.array([{"a": 1}], dtype=object)
+    with pytest.raises(DatasetError, match="array of objects"):
+        dataset.save(objects)
+    with atomic_write(tmp_path / "samples.npy") as file:
+        np.save(file, objects, allow_pickle=True)
+    with pytest.raises(DatasetError, match="not a whole array"):
+        dataset.load()
+
+
+@pytest.mark.parametrize("value", [{"a": float("nan")}, {"a": {1, 2}}])
+def test_what_json_cannot_say_is_refused(value: Any, tmp_path: Path) -> None:
+    dataset = JSONFile(filepath=str(tmp_path / "file"))
+    with pytest.raises(DatasetError, match="cannot be written as JSON"):
+        dataset.save(value)
+    assert not dataset.exists()
+
+
+def shown(preview: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(preview)))
+
+
+def test_pictures_are_previewed_and_large_ones_made_smaller(tmp_path: Path) -> None:
+    dataset = PNGImage(filepath=str(tmp_path / "file"))
+    assert dataset.preview() == ""
+    dataset.save(PICTURE)
+    np.testing.assert_array_equal(np.asarray(shown(dataset.preview())), np.asarray(PICTURE))
+    dataset.save(Image.new("L", (300, 100)))
+    assert shown(dataset.preview(max_side=60)).size == (60, 20)
+
+
+def test_images_in_an_array_are_previewed_as_a_grid(tmp_path: Path) -> None:
+    dataset = NumpyFile(filepath=str(tmp_path / "file"))
+    assert dataset.preview() == ""
+    dataset.save(IMAGES)
+    assert min(shown(dataset.preview()).size) > 5
+    dataset.save(np.zeros(3))
+    assert dataset.preview() == ""
+
+
+def test_metrics_are_previewed_as_a_table(tmp_path: Path) -> None:
+    dataset = MetricsFile(filepath=str(tmp_path / "file"))
+    assert dataset.preview()["data"] == []
+    dataset.save({"distance": 0.123456789, "copies": 0, "skipped_classes": "no labels"})
+    table = dataset.preview()
+    assert table["columns"] == ["metric", "value"]
+    assert table["data"] == [["distance", 0.12346], ["copies", 0], ["skipped_classes", "no labels"]]
+
+
+def test_diagnostics_are_previewed_as_one_figure(tmp_path: Path) -> None:
+    dataset = DiagnosticsFile(filepath=str(tmp_path / "file"))
+    assert dataset.preview()["data"] == []
+    figures = {
+        name: figure(name, "x", "y", {"a": ([1, 2], [3, 4]), "b": ([1, 2], [5, 6])}, log_y=True)
+        for name in ("first", "second", "third")
+    }
+    dataset.save({"figures": figures})
+    stacked = dataset.preview()
+    assert [trace["yaxis"] for trace in stacked["data"]] == ["y", "y", "y2", "y2", "y3", "y3"]
+    domains = [stacked["layout"][key]["domain"] for key in ("yaxis3", "yaxis2", "yaxis")]
+    edges = [edge for domain in domains for edge in domain]
+    assert edges == sorted(edges)
+    assert edges[0] >= 0
+    assert edges[-1] <= 1
+    assert [note["text"] for note in stacked["layout"]["annotations"]] == list(figures)
+    json.dumps(stacked)
+    plotly = pytest.importorskip("plotly.graph_objects")
+    plotly.Figure(stacked)  # Plotly itself accepts it
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (PNGImage, "ImagePreview"),
+        (NumpyFile, "ImagePreview"),
+        (JSONFile, "JSONPreview"),
+        (MetricsFile, "TablePreview"),
+        (DiagnosticsFile, "PlotlyPreview"),
+    ],
+)
+def test_viz_learns_the_kind_of_preview_from_the_annotation(
+    kind: type[AbstractDataset], name: str
+) -> None:
+    assert kind.preview.__annotations__["return"] == name
