@@ -1,0 +1,115 @@
+"""Denoising loss on images the model has not seen, level of noise by level of noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.noise import Stream, normal
+from ddpm_kedro.diffusion.noise_schedule import perturb, real_dtype
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.images.pixels import normalise
+from ddpm_kedro.progress import Progress
+
+
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """Errors of a denoiser at K levels of noise, each a mean over the same images.
+
+    Args:
+        log_snr: float64 (K,), ln(alpha^2 / sigma^2) of the levels, falling: from clean to noisy.
+        objective: float64 (K,), the loss that training minimises, its loss weight included.
+        x0: float64 (K,), mean square error of the estimate of x_0, pixels in [-1, 1].
+        eps: float64 (K,), mean square error of the noise that this estimate implies,
+            alpha^2 / sigma^2 times ``x0``: the loss of Ho et al. 2020, eq. 14, whatever the
+            network predicts, so that models with different objectives compare.
+        num_images: images behind each number.
+    """
+
+    log_snr: np.ndarray
+    objective: np.ndarray
+    x0: np.ndarray
+    eps: np.ndarray
+    num_images: int
+
+    def by_noise(self) -> dict[str, tuple[float, float]]:
+        """Mean (objective, eps) over the third of the levels with least, medium and most noise."""
+        parts = zip(
+            ("low", "medium", "high"),
+            np.array_split(self.objective, 3),
+            np.array_split(self.eps, 3),
+            strict=True,
+        )
+        return {name: (float(own.mean()), float(eps.mean())) for name, own, eps in parts}
+
+
+@torch.no_grad()
+def denoising_loss(
+    denoiser: Denoiser,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    num_levels: int = 12,
+    seed: int = 0,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    description: str = "denoising loss",
+) -> DenoisingLoss:
+    """Measure a denoiser on every image at every one of ``num_levels`` levels of noise.
+
+    The levels are the middles of equal parts of the schedule's own training times, so the plain
+    mean over them estimates the training loss under uniform timesteps. Image i at level k always
+    gets the same noise (a function of seed, k and i), so two models, or two sets of images, differ
+    by what they are and not by luck, and ``batch_size`` changes nothing but rounding.
+
+    Args:
+        denoiser: left in evaluation mode, on ``device``.
+        images: uint8 (N, C, H, W), N >= 1.
+        labels: int64 (N,), given to a denoiser that was trained with labels, else None.
+        num_levels: K >= 3.
+        seed: of the noise.
+        batch_size: images in one forward pass, >= 1.
+        device: where it is computed.
+        description: shown with the progress.
+
+    Raises:
+        InputError: no image, or a number below its range.
+    """
+    if not len(images) or num_levels < 3 or batch_size < 1:
+        raise InputError(
+            f"a denoising loss needs images, num_levels >= 3 and batch_size >= 1, "
+            f"not {len(images)}, {num_levels}, {batch_size}"
+        )
+    denoiser.to(device).eval()
+    schedule = denoiser.schedule
+    middles = (torch.arange(num_levels, dtype=torch.float64) + 0.5) / num_levels
+    times = schedule.from_uniform(middles).sort().values  # (K,), from clean to noisy
+    sums = torch.zeros(num_levels, dtype=torch.float64)
+    with Progress(num_levels * len(images), "images", description) as progress:
+        for start in range(0, len(images), batch_size):
+            rows = torch.arange(start, min(start + batch_size, len(images)))
+            x0 = normalise(torch.from_numpy(images[start : start + batch_size].copy()).to(device))
+            given = (
+                None
+                if labels is None
+                else torch.from_numpy(labels[start : start + batch_size].copy()).to(device)
+            )
+            for level in range(num_levels):
+                noise = normal(seed, Stream.HELD_OUT, level, rows, x0.shape[1:], device=device)
+                time = times[level].to(dtype=real_dtype(device)).to(device).expand(len(rows))
+                noisy = perturb(x0, noise, schedule.alpha(time), schedule.sigma(time))
+                estimate = denoiser(noisy, time, given)
+                error = (estimate - x0).square().flatten(1).mean(1)  # (B,)
+                sums[level] += error.cpu().to(torch.float64).sum()
+                progress.update(len(rows))
+    x0_error = sums / len(images)
+    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    # Objectives are linear in x_0 and eps, so their losses are this error up to a known factor.
+    weight = denoiser.loss_weight(alpha, sigma, denoiser.objective)
+    objective = weight * x0_error / denoiser.objective.x0_loss_ratio(alpha, sigma)
+    eps = (alpha / sigma) ** 2 * x0_error
+    log_snr = schedule.log_snr(times)
+    return DenoisingLoss(*(v.numpy() for v in (log_snr, objective, x0_error, eps)), len(images))

@@ -1,0 +1,131 @@
+"""Features: what an image is turned into before two sets of images are compared."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+
+from ddpm_kedro.errors import InputError
+
+CHUNK_BYTES = 64 << 20  # of float64 pixels held at once, whatever the number of images
+EXACT_UP_TO = 1024  # numbers in an image up to which the covariance is decomposed as a whole
+
+
+def byte_chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield (n, C*H*W) float64 values 0..255 of uint8 images (N, C, H, W), in order."""
+    size = int(np.prod(images.shape[1:]))
+    step = max(1, CHUNK_BYTES // (8 * size))
+    for start in range(0, len(images), step):
+        yield images[start : start + step].reshape(-1, size).astype(np.float64)
+
+
+def pixel_chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield (n, C*H*W) float64 pixels in [-1, 1] of uint8 images (N, C, H, W), in order."""
+    for chunk in byte_chunks(images):
+        chunk /= 127.5
+        chunk -= 1.0
+        yield chunk
+
+
+class FeatureExtractor(ABC):
+    """Turns images into vectors; another one (an Inception network, say) is a subclass.
+
+    ``name`` is what reports call the features.
+    """
+
+    name: str
+
+    @abstractmethod
+    def fit(self, images: np.ndarray) -> None:
+        """Learn whatever the features need from the training images, uint8 (N, C, H, W)."""
+
+    @abstractmethod
+    def features(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield float64 (n, d) features of uint8 images (N, C, H, W), chunk by chunk, in order."""
+
+
+class PrincipalComponents(FeatureExtractor):
+    """Coordinates along the directions in which the training images vary most.
+
+    z = V^T (x - mean), x the pixels in [-1, 1] and V the leading eigenvectors of their covariance:
+    unscaled, so a direction counts by the variance it has. Needs no network and no download, and
+    says nothing of detail beyond the leading components.
+
+    Images of up to 1,024 numbers are decomposed exactly; larger ones by block power iteration with
+    a Rayleigh-Ritz step (Halko, Martinsson & Tropp 2011, algorithms 4.4 and 5.3), which never forms
+    the covariance and reads the images chunk by chunk.
+
+    Args:
+        num_components: d, the number of directions, >= 1; fewer where the data have fewer.
+        num_iterations: passes over the images of the power iteration, >= 1.
+    """
+
+    def __init__(self, num_components: int = 20, num_iterations: int = 6) -> None:
+        if num_components < 1 or num_iterations < 1:
+            raise InputError(
+                f"num_components={num_components}, num_iterations={num_iterations}: "
+                "both are at least 1"
+            )
+        self.num_components = num_components
+        self.num_iterations = num_iterations
+        self.mean: np.ndarray | None = None  # (D,)
+        self.directions: np.ndarray | None = None  # (D, d), orthonormal columns
+        self.explained_variance = float("nan")  # share of the training images' variance, 0..1
+
+    @property
+    def name(self) -> str:
+        count = self.num_components if self.directions is None else self.directions.shape[1]
+        return f"{count} principal components"
+
+    def fit(self, images: np.ndarray) -> None:
+        """Find mean and directions; see the class.
+
+        Raises:
+            InputError: there are fewer than two images.
+        """
+        if len(images) < 2:
+            raise InputError(
+                f"principal components need at least 2 training images, not {len(images)}"
+            )
+        size = int(np.prod(images.shape[1:]))
+        count = min(self.num_components, size, len(images) - 1)
+        self.mean = sum(chunk.sum(axis=0) for chunk in pixel_chunks(images)) / len(images)
+        total = sum(np.square(chunk - self.mean).sum() for chunk in pixel_chunks(images))
+        if size <= EXACT_UP_TO:
+            basis = np.eye(size)
+        else:
+            # A few more columns than asked for: the last ones converge slowest.
+            start = np.random.default_rng(0).standard_normal((size, min(size, count + 12)))
+            basis = np.linalg.qr(start)[0]
+            for _ in range(self.num_iterations):
+                basis = np.linalg.qr(self._scatter_times(images, basis))[0]
+        scatter = basis.T @ self._scatter_times(images, basis)  # (k, k)
+        variances, rotation = np.linalg.eigh((scatter + scatter.T) / 2)  # ascending
+        self.directions = basis @ rotation[:, ::-1][:, :count]
+        self.explained_variance = float(variances[::-1][:count].sum() / total) if total else 1.0
+
+    def _scatter_times(self, images: np.ndarray, basis: np.ndarray) -> np.ndarray:
+        """sum_i (x_i - mean)(x_i - mean)^T basis, (D, k)."""
+        product = np.zeros_like(basis)
+        for chunk in pixel_chunks(images):
+            centred = chunk - self.mean
+            product += centred.T @ (centred @ basis)
+        return product
+
+    def features(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the coordinates (n, d).
+
+        Raises:
+            InputError: not fitted yet, or the images have another shape than the training images.
+        """
+        if self.mean is None or self.directions is None:
+            raise InputError("principal components: fit them on the training images first")
+        if int(np.prod(images.shape[1:])) != len(self.mean):
+            raise InputError(
+                f"images of shape {images.shape[1:]} do not have the {len(self.mean)} numbers of "
+                "the training images"
+            )
+        for chunk in pixel_chunks(images):
+            yield (chunk - self.mean) @ self.directions

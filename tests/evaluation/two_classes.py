@@ -1,0 +1,50 @@
+"""Images of two classes, dark and bright, and their evaluation by a model that knows nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.noise_schedule import CosineSchedule
+from ddpm_kedro.diffusion.objective import VPrediction
+from ddpm_kedro.evaluation.evaluate import evaluate
+from ddpm_kedro.evaluation.features import PrincipalComponents
+from ddpm_kedro.images.imageset import ImageSet
+
+CLASSES = ("dark", "bright")
+
+
+class Silent(nn.Module):
+    num_classes = None
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (count, 1, 4, 4) and their labels."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, count)
+    noise = generator.normal(0, 25, (count, 1, 4, 4))
+    images = 80 + 90 * labels[:, None, None, None] + noise
+    return images.clip(0, 255).astype(np.uint8), labels
+
+
+def image_set(count: int, seed: int) -> ImageSet:
+    return ImageSet(*drawn(count, seed), CLASSES)
+
+
+def judged(samples: np.ndarray, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    arguments: dict[str, Any] = {
+        "train": image_set(600, seed=1),
+        "test": image_set(300, seed=2),
+        "denoiser": Denoiser(Silent(), CosineSchedule(), VPrediction()),
+        "extractor": PrincipalComponents(6),
+        "num_levels": 3,
+        "denoising_images": 16,
+    }
+    return evaluate(samples, **(arguments | changes))
