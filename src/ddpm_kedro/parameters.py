@@ -144,6 +144,10 @@ class SamplingParameters(_Section):
     """Which weights of the model file: ema, raw, or another average's name."""
     grid_images: Count
     """Images in the picture sample_grid."""
+    label: Annotated[int, Field(ge=0)] | str | None
+    """Class of all images, its number or its name; None: every class in turn. Conditional only."""
+    guidance: Positive | None
+    """Scale of classifier-free guidance, 1 is none; needs label_dropout. Conditional only."""
     sampler: Option
     device: Device
 
@@ -151,7 +155,19 @@ class SamplingParameters(_Section):
 class EvaluationParameters(_Section):
     """How samples and model are judged."""
 
-    num_components: Count
+    features: Option
+    """What the Frechet distance compares images by."""
+    max_images: Annotated[int, Field(ge=2)] | None
+    """Images of each set that it uses; None takes all."""
+    neighbour_images: Annotated[int, Field(ge=2)]
+    """Samples, and held-out images, whose nearest training image is searched."""
+    denoising_images: Count
+    """Images of each split on which the denoising loss is measured."""
+    noise_levels: Annotated[int, Field(ge=3)]
+    """Levels of noise at which it is measured."""
+    batch_size: Count
+    """Images in one forward pass of the network; it changes memory and speed only."""
+    seed: Seed
     device: Device
 
 
@@ -241,6 +257,8 @@ class Parameters(_Section):
         with _named("lr_schedules", self.lr_schedule):
             made_by_torch = str(training.lr_schedule["type"]).startswith("torch.")
             build(training.lr_schedule, *([optimizer] if made_by_torch else []))
+        with _named("evaluation", "features"):
+            build(self.evaluation.features)
         with _named("samplers", self.sampler):
             build(training.sampler).check(schedule)
             if sampling.num_steps is not None:

@@ -1,0 +1,59 @@
+"""The evaluation nodes: numbers first, then one page that a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ddpm_kedro.construction import build
+from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.evaluation.evaluate import evaluate
+from ddpm_kedro.evaluation.report import render_report
+from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.parameters import EvaluationParameters
+from ddpm_kedro.training.precision import choose_device
+
+
+def evaluate_samples(
+    samples: np.ndarray,
+    train_images: ImageSet,
+    test_images: ImageSet,
+    model: Model,
+    parameters: EvaluationParameters,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Judge the samples and the model.
+
+    Returns:
+        metrics: flat numbers, see :mod:`ddpm_kedro.evaluation.metric_names`; diagnostics: plain
+        data for the report, what the model is included.
+    """
+    metrics, diagnostics = evaluate(
+        samples,
+        train_images,
+        test_images,
+        model.denoiser,
+        extractor=build(parameters.features),
+        max_images=parameters.max_images,
+        neighbour_images=parameters.neighbour_images,
+        denoising_images=parameters.denoising_images,
+        num_levels=parameters.noise_levels,
+        batch_size=parameters.batch_size,
+        seed=parameters.seed,
+        device=choose_device(parameters.device),
+    )
+    return metrics, {**diagnostics, "model": model.spec.to_dict()}
+
+
+def write_report(
+    samples: np.ndarray,
+    train_images: ImageSet,
+    training_log: Sequence[Mapping[str, Any]],
+    sample_previews: Mapping[int, Image.Image],
+    metrics: Mapping[str, Any],
+    diagnostics: Mapping[str, Any],
+) -> str:
+    """One self-contained HTML page on what was trained and how good it is."""
+    return render_report(samples, train_images, training_log, sample_previews, metrics, diagnostics)

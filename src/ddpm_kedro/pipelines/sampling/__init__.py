@@ -1,0 +1,5 @@
+"""Stage three: the model draws images."""
+
+from ddpm_kedro.pipelines.sampling.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]
