@@ -1,0 +1,177 @@
+"""The last two stages on a tiny model, through the datasets that the catalog names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kedro.io import DataCatalog, DatasetError, MemoryDataset
+from kedro.runner import SequentialRunner
+
+from ddpm_kedro.datasets.json_file import DiagnosticsFile, MetricsFile
+from ddpm_kedro.datasets.model_file import ModelFile
+from ddpm_kedro.datasets.numpy_file import NumpyFile
+from ddpm_kedro.datasets.png_image import PNGImage
+from ddpm_kedro.datasets.text_file import TextFile
+from ddpm_kedro.diffusion.model import Model, save_model
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.framework.session import mistake_in
+from ddpm_kedro.images.grid import make_grid
+from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.parameters import EvaluationParameters, SamplingParameters
+from ddpm_kedro.pipelines import evaluation, sampling
+
+SAMPLER = {"type": "ddpm_kedro.diffusion.samplers.DDIM", "num_steps": 3}
+FEATURES = {"type": "ddpm_kedro.evaluation.features.PrincipalComponents", "num_components": 4}
+
+
+def sampling_parameters(**changes: Any) -> SamplingParameters:
+    return SamplingParameters(
+        **{
+            "num_samples": 10,
+            "num_steps": 2,
+            "batch_size": 4,
+            "seed": 5,
+            "weights": "ema",
+            "grid_images": 9,
+            "label": None,
+            "guidance": None,
+            "sampler": SAMPLER,
+            "device": "cpu",
+            **changes,
+        }
+    )
+
+
+def evaluation_parameters(**changes: Any) -> EvaluationParameters:
+    return EvaluationParameters(
+        **{
+            "features": FEATURES,
+            "max_images": None,
+            "neighbour_images": 100,
+            "denoising_images": 4,
+            "noise_levels": 3,
+            "batch_size": 4,
+            "seed": 0,
+            "device": "cpu",
+            **changes,
+        }
+    )
+
+
+def tiny_model(conditional: bool = False) -> Model:
+    torch.manual_seed(0)
+    return Model.create(
+        backbone={
+            "type": "ddpm_kedro.diffusion.backbones.CompactUNet",
+            "base_channels": 8,
+            "channel_mults": [1],
+            "attention_levels": [],
+        },
+        noise_schedule={
+            "type": "ddpm_kedro.diffusion.noise_schedule.CosineSchedule",
+            "num_timesteps": 20,
+        },
+        objective={"type": "ddpm_kedro.diffusion.objective.VPrediction"},
+        image_shape=(1, 8, 8),
+        classes=("even", "odd"),
+        conditional=conditional,
+        sampler=SAMPLER,
+        provenance={"optimizer": {"type": "torch.optim.SGD", "lr": 0.25}},
+    )
+
+
+def images(count: int, seed: int) -> ImageSet:
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 1, 8, 8), dtype=np.uint8)
+    return ImageSet(pixels, np.arange(count) % 2, ("even", "odd"))
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> DataCatalog:
+    model = tiny_model()
+    save_model(tmp_path / "model.safetensors", model.spec, {"ema": model.network.state_dict()})
+    return DataCatalog(
+        {
+            "model": ModelFile(filepath=str(tmp_path / "model.safetensors")),
+            "train_images": MemoryDataset(images(30, seed=1), copy_mode="assign"),
+            "test_images": MemoryDataset(images(12, seed=2), copy_mode="assign"),
+            "training_log": MemoryDataset([{"step": 1, "images_seen": 128, "loss": 0.5}]),
+            "sample_previews": MemoryDataset({128: make_grid(images(4, seed=3).images)}),
+            "params:sampling": MemoryDataset(sampling_parameters()),
+            "params:evaluation": MemoryDataset(evaluation_parameters()),
+            "samples": NumpyFile(filepath=str(tmp_path / "samples.npy"), written_by="sampling"),
+            "sample_grid": PNGImage(filepath=str(tmp_path / "sample_grid.png")),
+            "metrics": MetricsFile(filepath=str(tmp_path / "metrics.json")),
+            "diagnostics": DiagnosticsFile(filepath=str(tmp_path / "diagnostics.json")),
+            "report": TextFile(filepath=str(tmp_path / "report.html")),
+        }
+    )
+
+
+def test_both_stages_write_what_the_contract_names(catalog: DataCatalog, tmp_path: Path) -> None:
+    SequentialRunner().run(sampling.create_pipeline(), catalog)
+    samples = np.load(tmp_path / "samples.npy")
+    assert samples.dtype == np.uint8
+    assert samples.shape == (10, 1, 8, 8)
+    np.testing.assert_array_equal(
+        samples, tiny_model().sample(10, seed=5, sampler=SAMPLER, num_steps=2)
+    )
+    np.testing.assert_array_equal(
+        np.asarray(catalog.load("sample_grid")), np.asarray(make_grid(samples[:9]))
+    )
+    SequentialRunner().run(evaluation.create_pipeline(), catalog)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["num_samples"] == 10
+    assert metrics["features"] == "4 principal components"
+    assert metrics["samples_of_even"] + metrics["samples_of_odd"] == 10
+    assert all(isinstance(value, (int, float, str)) for value in metrics.values())
+    page = (tmp_path / "report.html").read_text()
+    assert "CompactUNet trained on 30 images of 8 x 8 pixels" in page
+    assert "SGD(lr=0.25)" in page
+    assert "after 128 images" in page
+
+
+def test_evaluation_before_sampling_says_what_to_run(catalog: DataCatalog) -> None:
+    with pytest.raises(DatasetError) as caught:
+        SequentialRunner().run(evaluation.create_pipeline(), catalog)
+    assert "run `kedro run --pipelines sampling` first" in str(mistake_in(caught.value))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
+def test_bytes_of_samples_do_not_depend_on_the_batch_size(batch_size: int) -> None:
+    model = tiny_model()
+    expected = sampling.nodes.sample_images(model, sampling_parameters())
+    found = sampling.nodes.sample_images(model, sampling_parameters(batch_size=batch_size))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_seed_decides_the_samples_and_more_of_them_begin_alike() -> None:
+    model = tiny_model()
+    ten = sampling.nodes.sample_images(model, sampling_parameters())
+    more = sampling.nodes.sample_images(model, sampling_parameters(num_samples=13))
+    other = sampling.nodes.sample_images(model, sampling_parameters(seed=6))
+    np.testing.assert_array_equal(more[:10], ten)
+    assert (other != ten).any()
+
+
+def test_a_conditional_model_follows_its_label() -> None:
+    model = tiny_model(conditional=True)
+    with torch.no_grad():  # a fresh network is silent: let it say something that labels change
+        for parameter in model.network.parameters():
+            parameter.add_(0.1)
+    turns = sampling.nodes.sample_images(model, sampling_parameters())
+    even = sampling.nodes.sample_images(model, sampling_parameters(label="even"))
+    guided = sampling.nodes.sample_images(model, sampling_parameters(guidance=3.0))
+    np.testing.assert_array_equal(turns[::2], even[::2])
+    assert (turns[1::2] != even[1::2]).any()
+    assert (guided != turns).any()
+
+
+@pytest.mark.parametrize("change", [{"label": 1}, {"guidance": 2.0}])
+def test_what_only_a_conditional_model_can_do_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        sampling.nodes.sample_images(tiny_model(), sampling_parameters(**change))
