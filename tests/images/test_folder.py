@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tarfile
 import zipfile
@@ -141,6 +142,37 @@ def test_facts_change_with_an_image(tmp_path: Path) -> None:
     assert changed != before
     _fill(tmp_path / "new", "c.png")
     assert ImageFolder(tmp_path).facts() != changed
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    _fill(tmp_path / "elsewhere", "1.png")
+    _fill(tmp_path / "photos", "cat/2.png")
+    (tmp_path / "photos" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "cat" / "round").symlink_to(tmp_path / "photos")
+    source = ImageFolder(tmp_path / "photos")
+    assert list(_read(source)) == ["cat/2.png", "dog/1.png"]
+
+
+def test_link_to_nowhere_fails_alone(tmp_path: Path) -> None:
+    _fill(tmp_path, "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    source = ImageFolder(tmp_path)
+    source.facts()
+    good, dangling = source.read("train")
+    good.load()
+    with pytest.raises(FileNotFoundError):
+        dangling.load()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    _fill(tmp_path, "cat/1.png", "dog/2.png")
+    (tmp_path / "dog").chmod(0)
+    try:
+        with pytest.raises(InputError, match=r"not readable .*dog"):
+            ImageFolder(tmp_path).splits()
+    finally:
+        (tmp_path / "dog").chmod(0o755)
 
 
 def test_wrong_paths_are_refused(tmp_path: Path) -> None:

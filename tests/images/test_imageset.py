@@ -90,12 +90,13 @@ def test_many_long_class_names_fit(tmp_path: Path, images: np.ndarray) -> None:
 
 
 def test_interrupted_writing_leaves_nothing(tmp_path: Path, images: np.ndarray) -> None:
-    with (
-        pytest.raises(KeyboardInterrupt),
-        image_set_writer(tmp_path / "set", (3, 5, 3), CLASSES) as writer,
-    ):
-        writer.append(images)
-        raise KeyboardInterrupt
+    def write() -> None:
+        with image_set_writer(tmp_path / "set", (3, 5, 3), CLASSES) as writer:
+            writer.append(images)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert list(tmp_path.iterdir()) == []
 
 

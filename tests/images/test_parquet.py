@@ -111,9 +111,9 @@ def test_columns_can_be_chosen(tmp_path: Path) -> None:
         ParquetImages(path, "middle").splits()
     with pytest.raises(InputError, match="label_column=age"):
         ParquetImages(path, "left", label_column="age").splits()
-    with pytest.raises(InputError, match="image_column=label: .* holds int8"):
+    with pytest.raises(InputError, match=r"image_column=label: .* holds int8"):
         ParquetImages(path, "label").splits()
-    with pytest.raises(InputError, match="label_column=right: .* holds binary"):
+    with pytest.raises(InputError, match=r"label_column=right: .* holds binary"):
         ParquetImages(path, "left", label_column="right").splits()
     with pytest.raises(InputError, match="label_column=true"):
         ParquetImages(path, "left", label_column=True)

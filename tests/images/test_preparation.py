@@ -133,10 +133,13 @@ def test_duplicates_land_on_the_same_side(tmp_path: Path) -> None:
     assert duplicates[0] == len(train) - len(_keys(train))
 
 
-def test_duplicates_across_given_splits_are_counted(tmp_path: Path) -> None:
+def test_duplicates_across_given_splits_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     train, test = _entries(20), _entries(10, seed=1)
     _, _, card = _prepare(Given(train, [*test, train[3], train[3], train[7]]), tmp_path)
     assert card["duplicates_across_splits"] == 2
+    assert "2 images of the test split are in the training split too" in caplog.text
     assert card["splits"]["test"]["duplicates"] == 1
 
 

@@ -157,7 +157,7 @@ def test_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_folder_without_write_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
-        with pytest.raises(InputError, match="Permission denied.*set prepared_root"):
+        with pytest.raises(InputError, match=r"Permission denied.*set prepared_root"):
             ImageStore(tmp_path / "store").find_or_make({}, Making())
     finally:
         tmp_path.chmod(stat.S_IRWXU)

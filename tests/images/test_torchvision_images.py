@@ -173,5 +173,5 @@ def test_numbers_of_images_and_labels_must_agree(tmp_path: Path) -> None:
     _write_mnist(tmp_path)
     _write_idx(tmp_path / "train-labels-idx1-ubyte", np.zeros(5))
     source = TorchvisionImages("MNIST", tmp_path / "raw", idx_folders=[str(tmp_path)])
-    with pytest.raises(InputError, match="6 images and .* 5 labels"):
+    with pytest.raises(InputError, match=r"6 images and .* 5 labels"):
         source.splits()

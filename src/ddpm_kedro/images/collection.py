@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import tarfile
 import zipfile
@@ -11,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 from PIL import Image
 
@@ -22,6 +23,7 @@ IMAGE_SUFFIXES = (
     *(".apng", ".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx"),
     *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+_BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 
 
 class FileCollection(ABC):
@@ -62,8 +64,14 @@ class FolderCollection(FileCollection):
     """Images in a folder and the folders below it."""
 
     def _names(self) -> Iterator[str]:
-        for folder, folders, files in os.walk(self.path, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+        visited: set[str] = set()  # links may lead round in circles
+        for folder, folders, files in os.walk(self.path, onerror=_refuse, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in files:
                 yield (Path(folder) / name).relative_to(self.path).as_posix()
 
@@ -91,7 +99,7 @@ class ZipCollection(FileCollection):
             for member in members:
                 try:
                     opener = partial(_open_bytes, archive.read(str(member)))
-                except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+                except (*_BROKEN_ARCHIVE, RuntimeError) as error:  # RuntimeError: a password
                     opener = partial(_refuse, error)
                 yield member, opener
 
@@ -129,10 +137,10 @@ def open_collection(path: Path) -> FileCollection:
             return ZipCollection(path)
         if tarfile.is_tarfile(path):
             return TarCollection(path)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"image_path={path}: the archive is broken ({error})") from error
     except PermissionError as error:
         raise InputError(f"image_path={path}: not readable ({error})") from error
+    except (*_BROKEN_ARCHIVE, OSError) as error:
+        raise InputError(f"image_path={path}: the archive is broken ({error})") from error
     raise InputError(f"image_path={path} is neither a folder nor a zip or tar archive of images")
 
 
@@ -144,5 +152,5 @@ def _open_bytes(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
-def _refuse(error: Exception) -> Image.Image:
+def _refuse(error: Exception) -> NoReturn:
     raise error

@@ -258,6 +258,12 @@ class _Pass:
         }
         train, test = (self.builders[split].distinct() for split in SPLIT_NAMES)
         mean, deviation = self.builders["train"].moments()
+        shared = len(np.intersect1d(train, test, assume_unique=True))
+        if shared:
+            logger.warning(
+                f"{shared} images of the test split are in the training split too: scores against "
+                "the test split flatter"
+            )
         own = "test" in self.splits
         return {
             **dict(zip(("channels", "height", "width"), self.shape, strict=True)),
@@ -266,7 +272,7 @@ class _Pass:
             "splits": splits,
             "channel_mean": mean,
             "channel_std": deviation,
-            "duplicates_across_splits": len(np.intersect1d(train, test, assume_unique=True)),
+            "duplicates_across_splits": shared,
             "unreadable": {
                 "number": len(self.unreadable),
                 "files": [asdict(image) for image in self.unreadable[:NAMED_FILES]],

@@ -92,5 +92,8 @@ def existing_path(path: str | Path | None, what: str) -> Path:
 
 def file_facts(path: Path, root: Path) -> tuple[str, int, int]:
     """(path below ``root``, bytes, modification time in ns): other images, other facts."""
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:
+        status = path.lstat()  # a link to nowhere: reading it will fail and name it
     return path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns

@@ -66,6 +66,9 @@ class ImageStore:
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        try:
             with waiting_lock(self.path / f".{key}.lock", "preparing these images"):
                 found = self._find(key)
                 if found is None:
@@ -74,11 +77,8 @@ class ImageStore:
                 else:
                     logger.info(f"images prepared before, found in {self.path / key}")
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-                raise InputError(
-                    f"cannot write prepared images to {self.path} ({error.strerror}): set "
-                    "prepared_root (or data_root) to a folder that you may write to"
-                ) from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise _unwritable(self.path, error) from error
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise InputError(
                     f"no space left for prepared images in {self.path}: free some, or set "
@@ -133,3 +133,10 @@ class ImageStore:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         fsync_folder(self.path)
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write prepared images to {path} ({error.strerror}): set prepared_root (or "
+        "data_root) to a folder that you may write to"
+    )
