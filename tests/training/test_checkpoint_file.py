@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 
 import pytest
 import torch
@@ -74,6 +75,15 @@ def test_it_gives_back_what_it_was_given(folder):
 def test_the_tensor_file_is_what_the_safetensors_library_reads(folder):
     loaded = load_file(folder / TENSORS_NAME)
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors().items())
+
+
+def test_every_value_starts_at_a_multiple_of_its_size(folder):
+    data = (folder / TENSORS_NAME).read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    assert length % 8 == 0
+    for name, tensor in tensors().items():
+        assert header[name]["data_offsets"][0] % tensor.element_size() == 0
 
 
 def test_changing_loaded_tensors_changes_no_file(folder):

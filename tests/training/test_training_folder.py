@@ -365,6 +365,11 @@ def test_a_run_killed_at_any_system_call_loses_no_whole_checkpoint(tmp_path):
                 return call(*arguments, **options)
             return wrapped
 
+        import logging
+        import logging.handlers
+        warnings = logging.handlers.BufferingHandler(1000)
+        warnings.setLevel(logging.WARNING)
+        logging.getLogger().addHandler(warnings)
         real_write = os.write
         session(1)
         whole, report = 1, []
@@ -391,11 +396,13 @@ def test_a_run_killed_at_any_system_call_loses_no_whole_checkpoint(tmp_path):
                 whole = best.step
             if not killed:
                 break
-        print(json.dumps({"killed": killed, "report": report}))
+        said = [record.getMessage() for record in warnings.buffer]
+        print(json.dumps({"killed": killed, "report": report, "warnings": said}))
         """,
         tmp_path / "store",
     )
     assert not report["killed"]
+    assert report["warnings"] == []  # nothing half removed was ever taken for a damaged one
     calls = {call for call, *_ in report["report"][:-1]}
     assert calls == {"open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir"}
     assert all(fine and not left for _, _, _, fine, left in report["report"])
