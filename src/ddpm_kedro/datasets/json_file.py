@@ -58,29 +58,17 @@ class MetricsFile(JSONFile):
 
 
 class DiagnosticsFile(JSONFile):
-    """A JSON object with Plotly figures under ``figures``; Kedro-Viz shows them one below another.
+    """A JSON object with Plotly figures by name under ``figures``; Kedro-Viz shows one of them."""
 
-    Each figure has ``data`` (scatter traces) and ``layout`` with ``title``, ``xaxis``, ``yaxis``.
-    """
+    def preview(self, figure: str | None = None) -> PlotlyPreview:
+        """A figure of the file.
 
-    def preview(self) -> PlotlyPreview:
-        """All figures as one, stacked."""
-        figures = list(self.load().get("figures", {}).values()) if self._exists() else []
-        data: list[dict[str, Any]] = []
-        layout: dict[str, Any] = {"height": 320 * len(figures), "annotations": []}
-        for number, figure in enumerate(figures):
-            suffix = "" if number == 0 else str(number + 1)
-            top = 1 - number / len(figures)
-            bottom = top - 0.7 / len(figures)
-            traces = figure["data"]
-            data += [{**trace, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}"} for trace in traces]
-            layout[f"xaxis{suffix}"] = {**figure["layout"]["xaxis"], "anchor": f"y{suffix}"}
-            layout[f"yaxis{suffix}"] = {**figure["layout"]["yaxis"], "domain": [bottom, top - 0.04]}
-            title = {"text": figure["layout"]["title"]["text"], "showarrow": False, "x": 0}
-            layout["annotations"].append(
-                {**title, "xref": "paper", "yref": "paper", "xanchor": "left", "y": top}
-            )
-        return {"data": data, "layout": layout}
+        Args:
+            figure: its name; None takes the first. Set it in the catalog by
+                ``metadata: {kedro-viz: {preview_args: {figure: nearest_training}}}``.
+        """
+        figures: Mapping[str, Any] = self.load()["figures"] if self._exists() else {}
+        return figures.get(figure or next(iter(figures), ""), {})
 
 
 def _readable(value: Any) -> Any:
