@@ -42,7 +42,7 @@ class Constant(LRSchedule):
 
 
 class LinearWarmup(LRSchedule):
-    """factor = min(1, n / w) after n images, with w = 1000 ``warmup_kimg``; 1 throughout for w = 0."""
+    """factor = min(1, n / w) after n images, w = 1000 ``warmup_kimg``; 1 throughout for w = 0."""
 
     def __init__(self, warmup_kimg: float) -> None:
         self.warmup_images = 1000 * _at_least_zero("warmup_kimg", warmup_kimg)

@@ -12,9 +12,10 @@ from ddpm_kedro.errors import InputError
 
 
 def choose_device(requested: str) -> torch.device:
-    """The device for ``auto`` (CUDA where there is one, else the CPU), ``cpu``, ``cuda[:N]``, ``mps``.
+    """The device of ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
-    ``auto`` does not take mps: it has no float64, and training there is untried.
+    ``auto`` takes CUDA where there is one, else the CPU; mps, where training is untried, only
+    when it is asked for.
 
     Raises:
         InputError: PyTorch does not find that device here.
@@ -69,7 +70,7 @@ class Precision:
 
     @contextlib.contextmanager
     def product_mode(self) -> Iterator[None]:
-        """TF32 for the fp32 products that are left beside half precision; exact fp32 for ``fp32``."""
+        """TF32 for the fp32 products left beside half precision; exact fp32 for ``fp32``."""
         before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         wanted = self.name != "fp32"
         torch.set_float32_matmul_precision("high" if wanted else "highest")

@@ -19,7 +19,7 @@ def preview_path(folder: Path, images_seen: int) -> Path:
 
 
 def write_preview(path: Path, state: LearningState, precision: Precision) -> None:
-    """Draw samples and write them as one PNG: the averaged weights at the left, the raw at the right.
+    """Draw samples into one PNG: of the averaged weights at the left, of the raw at the right.
 
     The same noise each time (seed 0), so that pictures compare. Nothing of the training changes:
     samplers draw from streams without state, and averages only lend their values.

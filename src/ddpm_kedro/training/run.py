@@ -105,9 +105,8 @@ class TrainingRun:
             device=self.device,
         )
         self.num_train_images = len(rows)
-        self.rows_at_once = min(
-            settings.micro_batch_size or settings.batch_size, part.stop - part.start
-        )
+        share = part.stop - part.start
+        self.rows_at_once = min(settings.micro_batch_size or share, share)
         self.held_out = None
         if len(held_out_rows):
             self.held_out = HeldOutLoss(
@@ -131,7 +130,7 @@ class TrainingRun:
         Raises:
             InputError: too many updates in a row were skipped, or the disk failed.
         """
-        state, settings = self.state, self.settings
+        state = self.state
         if self.team.is_lead:
             self._announce()
             self.tracker.open(self.folder.log_path, after_step=state.step)
@@ -291,7 +290,7 @@ class TrainingRun:
     # What is said -------------------------------------------------------------------------------
 
     def _announce(self) -> None:
-        cost = describe_cost(self.state, self.rows_at_once)
+        cost = describe_cost(self.state, self.rows_at_once, self.precision)
         logger.info("model: %s", cost)
         workers = f"{self.team.world_size} workers, " if self.team.world_size > 1 else ""
         logger.info(

@@ -113,7 +113,7 @@ class TrainingSettings:
         log_every_kimg, checkpoint_every_kimg: intervals of records and checkpoints.
         preview_every_kimg: interval of previews; None: only the one at the end.
         keep_checkpoints: checkpoints kept beside the best one.
-        held_out_fraction: share of the training images kept back to measure the loss on, 0 <= f < 1.
+        held_out_fraction: share of the training images kept back to measure the loss on, 0 to 1.
         held_out_images: at most so many of them.
         max_skipped_updates: updates in a row that may be skipped for a loss or gradient that is
             not finite.
@@ -234,9 +234,9 @@ class TrainingSettings:
         shaping |= {name: getattr(self, name) for name in _SHAPING}
         shaping["ema"] = asdict(self.ema)
         shaping["lr_schedule"] = with_defaults(self.lr_schedule)
-        if not is_torch_scheduler(self.lr_schedule):
-            if build(self.lr_schedule).depends_on_budget:
-                shaping["lr_schedule"]["budget_images"] = self.budget_images
+        is_ours = not is_torch_scheduler(self.lr_schedule)
+        if is_ours and build(self.lr_schedule).depends_on_budget:
+            shaping["lr_schedule"]["budget_images"] = self.budget_images
         shaping["optimizer"] = with_defaults(self.optimizer)
         for name in ("augmentation", "noise_schedule", "objective", "loss_weight", "timesteps"):
             shaping[name] = with_defaults(getattr(self, name))

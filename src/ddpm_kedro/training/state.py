@@ -187,7 +187,7 @@ class LearningState:
         }
         for name, value in _under(tensors, "optimizer/").items():
             index, key = name.split("/", 1)
-            state.setdefault(int(index), {})[key] = value.clone()
+            state.setdefault(int(index), {})[key] = _laid_out_as(self.parameters[int(index)], value)
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**whole, "state": state})
         if self.scheduler is not None:
@@ -239,6 +239,17 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A copy of ``value`` with the strides of ``parameter``.
+
+    Fused optimizers walk through both in memory order, so a contiguous moment of channels-last
+    weights would silently be the moment of other weights.
+    """
+    if value.shape != parameter.shape:
+        return value.clone()
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _scheduled_values(group: Mapping[str, Any]) -> dict[str, Any]:
