@@ -141,7 +141,7 @@ def test_half_precision_outputs_are_widened():
 
 @pytest.mark.parametrize("schedule", [ZERO_SNR, FlowSchedule()], ids=["zero-snr", "flow"])
 def test_eps_is_refused_where_the_last_level_is_pure_noise(schedule):
-    with pytest.raises(InputError, match="pure noise.*choose objective VPrediction"):
+    with pytest.raises(InputError, match=r"pure noise.*choose objective VPrediction"):
         EpsilonPrediction().check(schedule)
 
 

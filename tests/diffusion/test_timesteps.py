@@ -102,7 +102,7 @@ def test_a_part_of_a_batch_gets_the_part_of_the_times(sampling, schedule, device
 
 
 def test_refusals():
-    with pytest.raises(InputError, match="continuous.*UniformTimesteps"):
+    with pytest.raises(InputError, match=r"continuous.*UniformTimesteps"):
         LogNormalTimesteps().check(LinearSchedule())
     LogNormalTimesteps().check(EDMSchedule())
     UniformTimesteps().check(LinearSchedule())

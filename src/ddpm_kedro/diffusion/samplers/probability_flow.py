@@ -30,7 +30,6 @@ class Heun(Sampler):
         guess = first_order(x, x0, now, then)
         if then.sigma == 0 or now.alpha == 0:
             return guess
-        slope = (x - now.alpha * x0) / now.sigma
-        slope_then = (guess - then.alpha * run.denoise(guess, then)) / then.sigma
-        change = then.alpha * (then.ratio - now.ratio) / 2
-        return then.alpha / now.alpha * x + change * (slope + slope_then)
+        # (eps' - eps) = (x_0 - x_0')/r' exactly: no difference of large numbers where r is large.
+        change = then.alpha * (now.ratio / then.ratio - 1) / 2
+        return guess + change * (run.denoise(guess, then) - x0)
