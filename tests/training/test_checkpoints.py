@@ -118,7 +118,7 @@ def test_a_higher_budget_goes_on(store):
     assert folder.status == "goes on"
     assert folder.latest().images_seen == 100
     assert folder.summary.endswith(
-        "goes on at step 10, 100 of 300 images: a higher budget than before"
+        "goes on at step 10, 100 of 300 images: a higher budget than the 100 before"
     )
 
 
@@ -130,8 +130,25 @@ def test_a_damaged_model_is_not_taken_for_done(store, damage):
     else:
         folder.model_path.write_bytes(damage)
     folder = opened(store)
-    assert folder.status == "goes on"
+    assert folder.status == "resumes"
     assert "only the model is left to write" in folder.summary
+
+
+def test_a_model_written_before_the_budget_was_reached_is_not_done(store):
+    """As when ``max_minutes`` ended the run."""
+    with store.open(ADAM, {}, 100) as folder:
+        finish(folder, 40)
+    folder = opened(store)
+    assert folder.status == "resumes"
+    assert folder.summary.endswith("resumes at step 4, 40 of 100 images")
+
+
+def test_a_budget_rounded_up_to_whole_steps_is_not_called_more_than_asked(store):
+    with store.open(ADAM, {}, 95) as folder:
+        finish(folder, 100)
+    assert opened(store, budget=95).summary.endswith("is already done: 100 images seen")
+    assert "more than the budget of 50" in opened(store, budget=50).summary
+    assert "more than the budget of 50" in opened(store, budget=50).summary  # still
 
 
 def test_another_choice_starts_beside_and_going_back_finds_the_first(store):

@@ -408,7 +408,7 @@ def test_a_run_killed_at_any_system_call_loses_no_whole_checkpoint(tmp_path):
     calls = {call for call, *_ in report["report"][:-1]}
     assert calls == {"open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir"}
     assert all(fine and not left for _, _, _, fine, left in report["report"])
-    assert {status for _, status, *_ in report["report"]} == {"goes on", "done"}
+    assert {status for _, status, *_ in report["report"]} == {"goes on", "resumes", "done"}
     assert report["report"][0][2] == 0  # killed at the very start: the old one
     assert report["report"][-1][1] == "done"  # never killed
 

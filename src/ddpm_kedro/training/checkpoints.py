@@ -69,7 +69,7 @@ class CheckpointStore:
             InputError: another run holds the store, or it cannot be written.
         """
         name = fingerprint(shaping)
-        state = TrainingState.create(shaping, recorded)
+        state = TrainingState.create(shaping, recorded, budget_images)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = StoreLock(self.path / "lock")
@@ -110,8 +110,8 @@ class CheckpointStore:
         if folder.checkpoints_path.is_dir():
             clear_leftovers(folder.checkpoints_path)
         before = None if restarted else self._earlier(path)
-        if before is not None and before.model_images_seen is not None:
-            state = state.with_model(before.model_images_seen, before.model_sha256)
+        if before is not None:
+            state = state.following(before)
         folder.status, line = self._judge(folder, before, state, budget_images)
         if folder.status == "new":
             state = state.without_model()
@@ -133,15 +133,12 @@ class CheckpointStore:
         """The status of the training and the words that say so."""
         changed = differences(before.recorded, state.recorded) if before else []
         notice = f"; changed since: {_listed(changed)}" if changed else ""
-        model_images = state.model_images_seen
-        if model_images is not None and state.has_whole_model(folder.model_path):
-            if model_images > budget_images:
-                return "done", (
-                    f"is already done: {model_images:,} images seen, "
-                    f"more than the budget of {budget_images:,}{notice}"
-                )
-            if model_images == budget_images:
-                return "done", f"is already done: {model_images:,} images seen{notice}"
+        budget_before = before.budget_images if before else budget_images
+        model_images = state.model_images_seen or 0
+        if model_images >= budget_images and state.has_whole_model(folder.model_path):
+            lower = f", more than the budget of {budget_images:,}"
+            said = lower if budget_images < budget_before else ""
+            return "done", f"is already done: {model_images:,} images seen{said}{notice}"
         checkpoint = folder.latest()
         folder.hold(checkpoint)
         if checkpoint is None:
@@ -151,12 +148,13 @@ class CheckpointStore:
                 other, lines = nearest
                 against = f"; against {other}, the nearest earlier one: {_listed(lines)}"
             return "new", f"is new: 0 of {budget_images:,} images{against}{notice}"
-        status = "resumes" if model_images is None else "goes on"
+        goes_on = state.model_images_seen is not None and budget_images > budget_before
+        status = "goes on" if goes_on else "resumes"
         place = f"at step {checkpoint.step}, {checkpoint.images_seen:,} of {budget_images:,} images"
         if checkpoint.images_seen >= budget_images:
             place += ": the budget is reached, only the model is left to write"
-        elif status == "goes on":
-            place += ": a higher budget than before"
+        elif goes_on:
+            place += f": a higher budget than the {budget_before:,} before"
         return status, f"{status} {place}{notice}"
 
     def _nearest(self, path: Path, state: TrainingState) -> tuple[str, list[str]] | None:

@@ -22,6 +22,7 @@ class TrainingState:
         shaping: the parameters under the fingerprint.
         recorded: what else was in force at the last opening (device, precision, versions ...).
         last_used_at: seconds since 1970, at the last opening.
+        budget_images: the highest budget it was opened with.
         model_images_seen: training images that the finished model has seen; None before that.
         model_sha256: the checksum of that model's file.
     """
@@ -29,6 +30,7 @@ class TrainingState:
     shaping: dict[str, Any]
     recorded: dict[str, Any]
     last_used_at: float
+    budget_images: int
     model_images_seen: int | None = None
     model_sha256: str | None = None
 
@@ -38,9 +40,11 @@ class TrainingState:
         return folder / "training.json"
 
     @classmethod
-    def create(cls, shaping: Mapping[str, Any], recorded: Mapping[str, Any]) -> TrainingState:
+    def create(
+        cls, shaping: Mapping[str, Any], recorded: Mapping[str, Any], budget_images: int
+    ) -> TrainingState:
         """The state of a training that is opened now."""
-        return cls(plain(shaping), plain(recorded), time.time())
+        return cls(plain(shaping), plain(recorded), time.time(), int(budget_images))
 
     @classmethod
     def read(cls, folder: Path) -> TrainingState:
@@ -53,7 +57,8 @@ class TrainingState:
         try:
             state = cls(**json.loads(cls.path_in(folder).read_bytes()))
             is_ours = isinstance(state.shaping, dict) and isinstance(state.recorded, dict)
-            if not is_ours or not isinstance(state.last_used_at, int | float):
+            numbers = state.last_used_at, state.budget_images
+            if not is_ours or not all(isinstance(number, int | float) for number in numbers):
                 raise ValueError("a field has the wrong type")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{cls.path_in(folder)}: damaged ({error})") from None
@@ -64,7 +69,16 @@ class TrainingState:
         with atomic_write(self.path_in(folder), "w") as file:
             json.dump(asdict(self), file, indent=1)
 
-    def with_model(self, images_seen: int, sha256: str | None) -> TrainingState:
+    def following(self, earlier: TrainingState) -> TrainingState:
+        """The same training, opened again: what ``earlier`` had reached still stands."""
+        return replace(
+            self,
+            budget_images=max(self.budget_images, earlier.budget_images),
+            model_images_seen=earlier.model_images_seen,
+            model_sha256=earlier.model_sha256,
+        )
+
+    def with_model(self, images_seen: int, sha256: str) -> TrainingState:
         """The same training with a finished model."""
         return replace(self, model_images_seen=images_seen, model_sha256=sha256)
 
