@@ -8,10 +8,10 @@ import pytest
 from two_classes import drawn, image_set, judged
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.evaluation.evaluate import spread
 from ddpm_kedro.evaluation.features import PrincipalComponents
 from ddpm_kedro.evaluation.frechet import Gaussian, expected_bias
 from ddpm_kedro.evaluation.metric_names import explanation
+from ddpm_kedro.evaluation.scores import spread
 from ddpm_kedro.images.imageset import ImageSet
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from two_classes import drawn, image_set, judged
+from two_classes import Constant, drawn, image_set, judged
 
+from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.noise_schedule import CosineSchedule
+from ddpm_kedro.diffusion.objective import VPrediction
 from ddpm_kedro.evaluation.report import MOST_PREVIEWS, flattened, readable, render_report
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
@@ -120,6 +124,17 @@ def test_little_data_make_a_shorter_page() -> None:
     assert "Classes among" not in page
     assert "What was trained" not in page
     assert "the training images have no labels" in page
+
+
+def test_a_diverged_model_gets_its_page_too() -> None:
+    broken = Denoiser(Constant(float("nan")), CosineSchedule(), VPrediction())
+    metrics, diagnostics = judged(drawn(30, seed=3)[0], denoiser=broken)
+    assert metrics["denoising_loss_held_out"] is None
+    assert metrics["skipped_denoising_loss_held_out"] == "it came out as nan"
+    json.dumps([metrics, diagnostics], allow_nan=False)
+    page = rendered(metrics=metrics, diagnostics=diagnostics)
+    assert "not defined" in page
+    assert "it came out as nan" in page
 
 
 def test_leaves_of_nested_facts() -> None:

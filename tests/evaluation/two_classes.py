@@ -18,11 +18,17 @@ from ddpm_kedro.images.imageset import ImageSet
 CLASSES = ("dark", "bright")
 
 
-class Silent(nn.Module):
+class Constant(nn.Module):
+    """A network that always answers the same."""
+
     num_classes = None
 
+    def __init__(self, value: float = 0.0) -> None:
+        super().__init__()
+        self.value = value
+
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        return torch.zeros_like(x)
+        return torch.full_like(x, self.value)
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +48,7 @@ def judged(samples: np.ndarray, **changes: Any) -> tuple[dict[str, Any], dict[st
     arguments: dict[str, Any] = {
         "train": image_set(600, seed=1),
         "test": image_set(300, seed=2),
-        "denoiser": Denoiser(Silent(), CosineSchedule(), VPrediction()),
+        "denoiser": Denoiser(Constant(), CosineSchedule(), VPrediction()),
         "extractor": PrincipalComponents(6),
         "num_levels": 3,
         "denoising_images": 16,

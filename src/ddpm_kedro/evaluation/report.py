@@ -13,9 +13,9 @@ from PIL import Image
 
 from ddpm_kedro.evaluation.chart import draw, short_number
 from ddpm_kedro.evaluation.curves import loss_figure
-from ddpm_kedro.evaluation.evaluate import spread
 from ddpm_kedro.evaluation.metric_names import EXPLANATIONS, explanation
 from ddpm_kedro.evaluation.report_style import STYLE
+from ddpm_kedro.evaluation.scores import spread
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
 
@@ -86,12 +86,13 @@ def _cards(metrics: Mapping[str, Any], training_log: Sequence[Mapping[str, Any]]
                 "good" if ratio <= 1.5 else "",
             )
         )
+    gap = metrics["denoising_gap"]
     cards.append(
         _card(
             readable(metrics["denoising_loss_held_out"]),
             "held-out denoising loss",
-            f"{readable(metrics['denoising_loss_training'])} on training images, "
-            f"a gap of {100 * metrics['denoising_gap']:+.1f}%",
+            f"{readable(metrics['denoising_loss_training'])} on training images"
+            + (f", a gap of {100 * gap:+.1f}%" if gap is not None else ""),
         )
     )
     suspected = metrics["memorisation_suspected"]
