@@ -17,8 +17,8 @@ def test_a_constant_loss_is_smoothed_to_itself_from_the_first_record() -> None:
 
 
 def test_smoothing_halves_the_weight_of_a_point_over_its_half_life() -> None:
-    # Three records 2% of the whole apart, then one at the end.
-    records = [{"images_seen": s, "loss": y} for s, y in [(0, 1.0), (2, 4.0), (4, 2.0), (100, 3.0)]]
+    # Three records 1% of the whole apart, then one at the end.
+    records = [{"images_seen": s, "loss": y} for s, y in [(0, 1.0), (1, 4.0), (2, 2.0), (100, 3.0)]]
     smooth = trace(loss_figure(records), "training loss")["y"]
     assert smooth[:2] == pytest.approx([1.0, (0.5 * 1 + 4) / 1.5])
     assert smooth[2] == pytest.approx((0.25 * 1 + 0.5 * 4 + 2) / 1.75)

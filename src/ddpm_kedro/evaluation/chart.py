@@ -101,7 +101,7 @@ def short_number(value: float) -> str:
     """A number as an axis shows it: 250k, 1.2M, 0.05."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.4g}{unit}"
+            return f"{value / size:.3g}{unit}"
     return f"{value:.3g}" if value else "0"
 
 

@@ -57,14 +57,14 @@ def loss_figure(records: Iterable[Mapping[str, Any]]) -> Figure:
     """Training and held-out loss against training images seen, from a training log.
 
     The training loss is drawn as logged, and smoothed: an exponential mean over images seen, with
-    a half-life of 2% of the whole and its start corrected.
+    a half-life of 1% of the whole and its start corrected.
     """
     records = list(records)
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     images_seen, loss = _column(records, "loss")
     if len(loss):
         curves["each record"] = _thinned(images_seen, loss)
-        halflife = max(0.02 * (images_seen[-1] - images_seen[0]), 1.0)
+        halflife = max(0.01 * (images_seen[-1] - images_seen[0]), 1.0)
         curves["training loss"] = _thinned(images_seen, _smoothed(images_seen, loss, halflife))
     images_seen, loss = _column(records, "held_out_loss")
     if len(loss):
