@@ -65,6 +65,7 @@ class DDPMUNet(JoiningUNet):
         attention_levels: levels with self-attention; level 1 is 16x16 for 32x32 images.
         dropout: probability inside the residual blocks.
         channels_per_head: channels of an attention head; None is one head, as in the paper.
+        num_groups: groups of the normalisations, fewer where they would have one channel each.
         num_classes: number of classes, or None for a network without labels.
 
     Raises:
@@ -80,9 +81,10 @@ class DDPMUNet(JoiningUNet):
         attention_levels: Sequence[int] = (1,),
         dropout: float = 0.1,
         channels_per_head: int | None = None,
+        num_groups: int = 32,
         num_classes: int | None = None,
     ) -> None:
-        positive(in_channels=in_channels, base_channels=base_channels)
+        positive(in_channels=in_channels, base_channels=base_channels, num_groups=num_groups)
         positive(64, blocks_per_level=blocks_per_level)
         probability("dropout", dropout)
         channel_mults = multipliers("channel_mults", channel_mults)
@@ -98,7 +100,13 @@ class DDPMUNet(JoiningUNet):
                     f"channels_per_head={channels_per_head}: give a divisor of {width[level]}"
                 )
             return ResidualBlock(
-                channels, width[level], dropout, attention=attention, num_heads=heads, joins=joins
+                channels,
+                width[level],
+                dropout,
+                attention=attention,
+                num_heads=heads,
+                joins=joins,
+                num_groups=num_groups,
             )
 
         channels, skips = base_channels, [base_channels]
@@ -119,4 +127,4 @@ class DDPMUNet(JoiningUNet):
                 channels = width[level]
             if level > 0:
                 self.decoder.append(UpConv(channels))
-        self.finish(in_channels, channels, zero_gain=0.0, qkv_gain=1.0)
+        self.finish(in_channels, channels, zero_gain=0.0, qkv_gain=1.0, num_groups=num_groups)

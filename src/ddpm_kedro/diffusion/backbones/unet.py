@@ -49,6 +49,7 @@ class ResidualBlock(nn.Module):
         skip_scale: s, the factor of both residual sums.
         resample: "keep", "halve" or "double", in front of the first convolution and of the skip.
         joins: whether the input is the output of the block before and a skip connection.
+        num_groups: of the group normalisations, see :class:`GroupNorm`.
     """
 
     def __init__(
@@ -62,21 +63,22 @@ class ResidualBlock(nn.Module):
         skip_scale: float = 1.0,
         resample: str = "keep",
         joins: bool = False,
+        num_groups: int = 32,
     ) -> None:
         super().__init__()
         self.joins = joins
         self.modulation_size = out_channels
         self.skip_scale = skip_scale
         self.resample = RESAMPLE[resample]
-        self.norm1 = GroupNorm(in_channels, eps=EPS)
+        self.norm1 = GroupNorm(in_channels, num_groups, EPS)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = GroupNorm(out_channels, eps=EPS)
+        self.norm2 = GroupNorm(out_channels, num_groups, EPS)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         same = in_channels == out_channels and resample == "keep"
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
         self.attention = (
-            SelfAttention(out_channels, num_heads, eps=EPS, skip_scale=skip_scale)
+            SelfAttention(out_channels, num_heads, num_groups, EPS, skip_scale)
             if attention
             else None
         )
@@ -127,7 +129,15 @@ class JoiningUNet(nn.Module):
         self.stem = nn.Conv2d(in_channels, base_channels, 3, padding=1)
         self.encoder, self.middle, self.decoder = (nn.ModuleList() for _ in range(3))
 
-    def finish(self, in_channels: int, channels: int, zero_gain: float, qkv_gain: float) -> None:
+    def finish(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        zero_gain: float,
+        qkv_gain: float,
+        num_groups: int = 32,
+    ) -> None:
         """Add the layers that depend on the others, and draw the initial weights.
 
         Weights are Xavier-uniform and biases zero; each residual branch and the output begin with
@@ -137,11 +147,12 @@ class JoiningUNet(nn.Module):
             in_channels: of the image.
             channels: of the last decoder block's output.
             zero_gain, qkv_gain: factors of the initial weights.
+            num_groups: of the last group normalisation.
         """
         self.modulation_sizes = [layer.modulation_size for layer in self._layers()]
         # One product for all blocks instead of one each.
         self.modulation = nn.Linear(self.time_layer2.out_features, sum(self.modulation_sizes))
-        self.out_norm = GroupNorm(channels, eps=EPS)
+        self.out_norm = GroupNorm(channels, num_groups, EPS)
         self.out = nn.Conv2d(channels, in_channels, 3, padding=1)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):

@@ -1,0 +1,131 @@
+"""The files of a diffusers pipeline with a UNet and a scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.files import atomic_write, fsync_folder
+
+INDEX = "model_index.json"
+UNET_CONFIG = "config.json"
+UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
+SCHEDULER_CONFIG = "scheduler_config.json"
+
+
+@dataclass(frozen=True)
+class DiffusersModel:
+    """What a diffusers folder holds, in plain values and tensors.
+
+    Args:
+        pipeline: class name of the pipeline, such as "DDIMPipeline".
+        unet: configuration of its ``UNet2DModel``.
+        weights: the UNet's tensors by diffusers' names.
+        scheduler: configuration of its scheduler, with the class under "_class_name".
+    """
+
+    pipeline: str
+    unet: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    scheduler: Mapping[str, Any]
+
+
+def write_folder(path: str | os.PathLike[str], model: DiffusersModel) -> None:
+    """Write ``model_index.json``, ``unet/`` and ``scheduler/``: the folder is whole or not there.
+
+    An older export in the same place is replaced.
+
+    Raises:
+        InputError: something else is in the way: a file, or a folder that is not such an export.
+        OSError: the disk is full or not writable; an older export stays.
+    """
+    path = Path(path)
+    if path.exists() and not (path / INDEX).is_file() and not _is_empty_folder(path):
+        raise InputError(f"{path}: not an earlier export, so it is left alone; choose another path")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    index = {
+        "_class_name": model.pipeline,
+        "scheduler": ["diffusers", model.scheduler["_class_name"]],
+        "unet": ["diffusers", model.unet["_class_name"]],
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.weights.items()}
+    new, old = aside / "new", aside / "old"
+    try:
+        _write_json(new / INDEX, index)
+        _write_json(new / "unet" / UNET_CONFIG, model.unet)
+        _write_json(new / "scheduler" / SCHEDULER_CONFIG, model.scheduler)
+        with atomic_write(new / "unet" / UNET_WEIGHTS) as file:
+            file.write(safetensors.torch.save(tensors, {"format": "pt"}))
+        if path.exists():
+            os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    fsync_folder(path.parent)
+
+
+def read_folder(path: str | os.PathLike[str]) -> DiffusersModel:
+    """Read a folder laid out like google/ddpm-cifar10-32, with or without ``unet/`` subfolders.
+
+    Raises:
+        InputError: a file is missing or torn, or the weights are there as a pickle alone.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no folder; give one with a {INDEX}, as diffusers saves it")
+    unet = path / "unet" if (path / "unet").is_dir() else path
+    scheduler = path / "scheduler" if (path / "scheduler").is_dir() else path
+    index = _read_json(path / INDEX) if (path / INDEX).is_file() else {}
+    weights = unet / UNET_WEIGHTS
+    if not weights.is_file():
+        pickles = sorted(item.name for item in unet.glob("*.bin"))
+        also = f"; {pickles[0]} is a pickle, which is never opened" if pickles else ""
+        raise InputError(f"{weights}: no such file{also}")
+    try:
+        tensors = safetensors.torch.load_file(weights)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{weights}: not a whole safetensors file ({error})") from error
+    return DiffusersModel(
+        pipeline=str(index.get("_class_name", "")),
+        unet=_read_json(unet / UNET_CONFIG),
+        weights=tensors,
+        scheduler=_read_json(scheduler / SCHEDULER_CONFIG),
+    )
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds a {type(values).__name__}, not a table")
+    return values

@@ -1,0 +1,5 @@
+"""Beside the stages: the model as a folder that Hugging Face diffusers opens."""
+
+from ddpm_kedro.pipelines.export_diffusers.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -1,0 +1,5 @@
+"""Beside the stages: a folder of Hugging Face diffusers as the model."""
+
+from ddpm_kedro.pipelines.import_diffusers.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]
