@@ -132,7 +132,7 @@ def train(project: Project, fails: BaseException | None = None) -> Any:
         folder = project.folder / "data/06_models/checkpoints" / FINGERPRINT
         folder.mkdir(parents=True, exist_ok=True)
         tracker.note("fingerprint", FINGERPRINT)
-        tracker.note("status", "new")
+        tracker.note("training", "is new")  # a parameter has this name too
         tracker.open(folder / "training_log.jsonl", after_step=0)
         for step in range(1, 6):
             loss = float("nan") if step == 3 else 1 / step
@@ -193,7 +193,7 @@ def test_config_is_all_parameters_but_paths(finished):
         "datasets": {"mine": {"type": "a.B", "name": "CIFAR10"}},
         "kedro": {"env": "smoke", "pipelines": ["training"]},
         "fingerprint": FINGERPRINT,
-        "status": "new",
+        "facts": {"training": "is new"},
     }
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import secrets
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_Action = Callable[[Any], None]  # what to do with W&B's run
+
+_GRACE_SECONDS = 10  # W&B does not always keep its own time limit
 _X_AXIS = "images_seen"
 # No code, no console, no list of packages, no facts about the machine or its user.
 _PRIVACY = {
@@ -34,14 +40,19 @@ _PRIVACY = {
     "x_save_requirements": False,
 }
 
+# Nor W&B's reports about itself, which would delay the end where its server hangs.
+_QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+
 
 class Recording:
     """What a pipeline run says, told to W&B; also a sink of :class:`~ddpm_kedro.training.Tracker`.
 
+    A thread of its own talks to W&B, so that a slow server or a dead service costs the training
+    nothing, and the end waits for a bounded time only. The first failure is one warning; after it
+    nothing more is sent, and nothing is ever raised.
+
     W&B fixes a run's group when it begins, and the group is the training's fingerprint, known only
     when training has its data. A recording that waits for it keeps what it is told until then.
-
-    The first failure is one warning; after it nothing more is sent, and nothing is ever raised.
 
     Args:
         settings: wandb.yml.
@@ -64,8 +75,11 @@ class Recording:
         self._mode = mode
         self._folder = folder
         self._config = dict(config)
-        self._waiting: list[Callable[[Any], None]] | None = []
-        self._run: Any = None
+        self._facts: dict[str, Any] = {}
+        self._waiting: list[_Action] | None = []
+        self._actions: queue.SimpleQueue[_Action | None] = queue.SimpleQueue()
+        self._talker = threading.Thread(target=self._talk, name="wandb-recording", daemon=True)
+        self._exit_code: int | None = None
         self._has_failed = False
         self._environment = contextlib.ExitStack()
         self.fingerprint: str | None = None
@@ -91,10 +105,13 @@ class Recording:
         self._do(log)
 
     def note(self, key: str, value: Any) -> None:
-        """Add a fact to the configuration; ``fingerprint`` is the run's group too."""
+        """Add a fact to the configuration, below ``facts``; ``fingerprint`` is the group too."""
         fact = without_paths({key: value}, self._settings.hidden_parameters)
         if key == "fingerprint":
             self.fingerprint = str(value)
+        else:
+            self._facts.update(fact)
+            fact = {"facts": dict(self._facts)}
         if self._waiting is not None:
             self._config.update(fact)
         else:
@@ -161,6 +178,70 @@ class Recording:
         """Set values that runs are compared by."""
         self._do(lambda run: run.summary.update(dict(values)))
 
+    def finish(self, exit_code: int) -> None:
+        """End the run; a second call does nothing.
+
+        Args:
+            exit_code: of the whole command: 0 is shown as finished, anything else as failed.
+        """
+        if self._exit_code is not None:
+            return
+        self._begin()
+        self._exit_code = exit_code
+        self._actions.put(None)
+        try:
+            self._talker.join(self._settings.finish_timeout + _GRACE_SECONDS)
+            if self._talker.is_alive():
+                logger.warning("W&B does not answer; `wandb sync` uploads what lies in %s",
+                               self._folder / "wandb")  # fmt: skip
+                self._has_failed = True
+                _abandon()
+        finally:
+            self._environment.close()
+
+    def _begin(self) -> None:
+        if self._waiting is None:
+            return
+        waiting, self._waiting = self._waiting, None
+        for action in waiting:
+            self._actions.put(action)
+        try:
+            self._environment.enter_context(_environment(self._folder / "wandb"))
+        except OSError as error:
+            self._warn(error)
+        self._talker.start()
+
+    def _do(self, action: _Action) -> None:
+        if self._waiting is not None:
+            self._waiting.append(action)
+        else:
+            self._actions.put(action)
+
+    def _talk(self) -> None:
+        """The thread: begin, do what is asked in order, end."""
+        run = None
+        if not self._has_failed:
+            try:
+                run = self._init()
+            except Exception as error:
+                self._warn(error)
+        while (action := self._actions.get()) is not None:
+            if self._has_failed:
+                continue
+            try:
+                action(run)
+            except Exception as error:
+                self._warn(error)
+        if run is None:
+            return
+        try:
+            _end(run, self._exit_code)
+        except TimeoutError:
+            logger.warning("W&B: not everything is uploaded; `wandb sync %s` does the rest",
+                           Path(run.dir).parent)  # fmt: skip
+        except Exception as error:
+            self._warn(error)
+
     def _warn(self, error: Exception) -> None:
         """Say once that W&B failed; from then on nothing is sent."""
         if not self._has_failed:
@@ -169,46 +250,6 @@ class Recording:
                 "W&B failed and records no more of this run: %s: %s", type(error).__name__,
                 str(error).splitlines()[0] if str(error) else "no message",
             )  # fmt: skip
-
-    def finish(self, exit_code: int) -> None:
-        """End the run; a second call does nothing.
-
-        Args:
-            exit_code: of the whole command: 0 is shown as finished, anything else as failed.
-        """
-        self._begin()
-        run, self._run = self._run, None
-        try:
-            if run is not None:
-                _end(run, exit_code)
-        except TimeoutError:
-            logger.warning("W&B: not everything is uploaded; `wandb sync %s` does the rest",
-                           Path(run.dir).parent)  # fmt: skip
-        except Exception as error:
-            self._warn(error)
-        finally:
-            self._environment.close()
-
-    def _do(self, action: Callable[[Any], None]) -> None:
-        if self._waiting is not None:
-            self._waiting.append(action)
-        elif self._run is not None and not self._has_failed:
-            try:
-                action(self._run)
-            except Exception as error:
-                self._warn(error)
-
-    def _begin(self) -> None:
-        if self._waiting is None:
-            return
-        waiting, self._waiting = self._waiting, None
-        try:
-            self._environment.enter_context(_environment(self._folder / "wandb"))
-            self._run = self._init()
-        except Exception as error:
-            self._warn(error)
-        for action in waiting:
-            self._do(action)
 
     def _init(self) -> Any:
         import wandb
@@ -283,7 +324,8 @@ class Recording:
 def is_installed() -> bool:
     """Whether W&B can be imported; if not, one line says so."""
     try:
-        import wandb  # noqa: F401
+        with _variables(_QUIET):  # read when wandb is imported, and by its service
+            import wandb  # noqa: F401
     except ImportError:
         logger.info("W&B is not installed (pip install wandb): this run is not recorded there")
     except Exception as error:  # a broken install must not end a run either
@@ -293,16 +335,26 @@ def is_installed() -> bool:
     return False
 
 
-def _end(run: Any, exit_code: int) -> None:
+def _end(run: Any, exit_code: int | None) -> None:
     """Finish the run and W&B's service, so that a later run of this process reads its own
     environment; a run that somebody else has open in this process keeps the service."""
     import wandb
 
+    others = wandb.run is not None and wandb.run is not run
     try:
         run.finish(exit_code=exit_code)
     finally:
-        if wandb.run is None:
+        if not others:
             wandb.teardown(exit_code)
+
+
+def _abandon() -> None:
+    """Give up a service that hangs, so that the end of the process does not wait for it either:
+    W&B takes its exit handler back before it begins to wait."""
+    import wandb
+
+    threading.Thread(target=wandb.teardown, name="wandb-teardown", daemon=True).start()
+    time.sleep(0.5)
 
 
 @contextlib.contextmanager
@@ -311,13 +363,17 @@ def _environment(folder: Path) -> Iterator[None]:
 
     Offline artifacts wait in the data folder until they are uploaded. What the user has set stays.
     """
-    wanted = {"WANDB_DATA_DIR": folder / "data", "WANDB_CACHE_DIR": folder / "cache"}
+    wanted = {"WANDB_DATA_DIR": str(folder / "data"), "WANDB_CACHE_DIR": str(folder / "cache")}
     if not Path(os.path.expanduser("~/.config/wandb")).is_dir():
-        wanted["WANDB_CONFIG_DIR"] = folder / "config"  # else the user's own settings are read
-    added = {key: str(path) for key, path in wanted.items() if key not in os.environ}
-    if "WANDB_SILENT" not in os.environ:
-        added["WANDB_SILENT"] = "true"
+        wanted["WANDB_CONFIG_DIR"] = str(folder / "config")  # else the user's settings are read
     folder.mkdir(parents=True, exist_ok=True)
+    with _variables({**_QUIET, **wanted}):
+        yield
+
+
+@contextlib.contextmanager
+def _variables(wanted: Mapping[str, str]) -> Iterator[None]:
+    added = {key: value for key, value in wanted.items() if key not in os.environ}
     os.environ.update(added)
     try:
         yield
