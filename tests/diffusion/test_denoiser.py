@@ -202,3 +202,49 @@ def test_refusals():
     denoiser = Denoiser(PixelNetwork(), LinearSchedule(), EpsilonPrediction())
     with pytest.raises(InputError, match="without classes"):
         denoiser(draw(1, 1, 4, 4), torch.tensor(3.0), torch.tensor([1]))
+
+
+class LineNetwork(nn.Module):
+    """slope x + shift."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.shift = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x, t, labels=None):
+        return self.slope * x + self.shift
+
+
+@pytest.mark.parametrize(("objective", "schedule"), PAIRS, ids=NAMES)
+def test_a_linear_network_learns_the_closed_form(objective, schedule):
+    """Minimising the loss on Gaussian pixels (a grid of their quantiles) gives E[x_0 | x_t]."""
+    mean, std, n = 0.3, 0.5, 60
+    middles = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    normal = torch.special.ndtri(middles)
+    normal = normal / normal.square().mean().sqrt()  # the grid's variance is 1 exactly
+    x0 = (mean + std * normal).repeat_interleave(n).reshape(1, 1, n, n)
+    noise = normal.repeat(n).reshape(1, 1, n, n)
+    t = times(schedule)[2:3]
+    alpha, sigma = schedule.alpha(t).item(), schedule.sigma(t).item()
+
+    network = LineNetwork()
+    denoiser = Denoiser(network, schedule, objective)
+    solver = torch.optim.LBFGS(
+        network.parameters(),
+        max_iter=100,
+        tolerance_grad=1e-14,
+        tolerance_change=1e-18,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure():
+        solver.zero_grad()
+        loss = denoiser.loss(x0, t, noise).mean()
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 1, 3, 3) * (alpha + sigma)
+    expected = mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x - alpha * mean)
+    assert torch.allclose(denoiser(x, t), expected, rtol=0, atol=1e-5)
