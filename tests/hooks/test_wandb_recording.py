@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,12 @@ def bare_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
 
 
-def recording(folder: Path, mode: Mode | None = None, **options: Any) -> Recording:
-    settings = WandbSettings.from_config({**SHIPPED, "init_timeout": 1})
+def recording(
+    folder: Path, mode: Mode | None = None, finish_timeout: float = 60, **options: Any
+) -> Recording:
+    settings = WandbSettings.from_config(
+        {**SHIPPED, "init_timeout": 1, "finish_timeout": finish_timeout}
+    )
     return Recording(settings, mode, folder, {"a": 1}, **options)
 
 
@@ -75,6 +81,34 @@ def test_a_key_without_a_network_falls_back_to_offline(tmp_path, monkeypatch, ca
     assert run.folder.name.startswith("offline-run-")
     assert [row["loss"] for row in run.history] == [0.5]
     assert {path.name.split("-")[0] for path in (tmp_path / "wandb").glob("*run-*")} == {"offline"}
+
+
+def test_a_server_that_never_answers_is_left_after_the_timeout(tmp_path, monkeypatch, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes connections, says nothing
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        recording(tmp_path).finish(0)
+    (line,) = warnings(caplog)
+    assert line.startswith("W&B: going on offline, the server did not take the run: ")
+    assert len(offline_runs(tmp_path)) == 1
+
+
+def test_an_end_that_hangs_is_given_up(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("ddpm_kedro.hooks.wandb_recording._GRACE_SECONDS", 0.1)
+    told = recording(tmp_path, finish_timeout=0.1)
+    released = threading.Event()
+    told._do(lambda run: released.wait(60))
+    environment = dict(os.environ)
+    try:
+        told.finish(0)
+        (line,) = warnings(caplog)
+        assert line.startswith("W&B does not answer; `wandb sync` uploads what lies in ")
+        assert not released.is_set()
+        assert {k for k in os.environ if k.startswith("WANDB_")} == {"WANDB_BASE_URL"}
+        assert environment.keys() > os.environ.keys()
+    finally:
+        released.set()
+        told._talker.join(60)
 
 
 def test_a_key_that_is_none_falls_back_to_offline(tmp_path, monkeypatch, caplog):
