@@ -58,6 +58,16 @@ def test_without_a_key_it_is_offline_and_says_how_to_upload(tmp_path, caplog):
     assert warnings(caplog) == []
 
 
+def test_a_home_folder_that_cannot_be_looked_into_does_not_matter(tmp_path, monkeypatch, caplog):
+    home = tmp_path / ("x" * 300)  # fails like a folder without permission, for root too
+    with pytest.raises(OSError, match="too long"):
+        (home / ".config").stat()
+    monkeypatch.setenv("HOME", str(home))
+    recording(tmp_path).finish(0)
+    assert warnings(caplog) == []
+    assert len(offline_runs(tmp_path)) == 1
+
+
 def test_online_without_a_key_is_offline_with_one_warning(tmp_path, caplog):
     recording(tmp_path, "online").finish(0)
     assert len(offline_runs(tmp_path)) == 1

@@ -364,7 +364,8 @@ def _environment(folder: Path) -> Iterator[None]:
     Offline artifacts wait in the data folder until they are uploaded. What the user has set stays.
     """
     wanted = {"WANDB_DATA_DIR": str(folder / "data"), "WANDB_CACHE_DIR": str(folder / "cache")}
-    if not Path(os.path.expanduser("~/.config/wandb")).is_dir():
+    # os.path, since pathlib raises where the home folder may not be looked into.
+    if not os.path.isdir(os.path.expanduser("~/.config/wandb")):
         wanted["WANDB_CONFIG_DIR"] = str(folder / "config")  # else the user's settings are read
     folder.mkdir(parents=True, exist_ok=True)
     with _variables({**_QUIET, **wanted}):

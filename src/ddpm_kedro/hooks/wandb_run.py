@@ -64,7 +64,8 @@ class WandbHook:
             return
         tree = config_loader["parameters"]
         parameters = without_paths(tree, settings.hidden_parameters)
-        kedro = {"env": run_params.get("env"), "pipelines": run_params.get("pipeline_names")}
+        names = run_params.get("pipeline_names") or ["__default__"]
+        kedro = {"env": run_params.get("env"), "pipelines": list(names)}
         folder = Path(self._context.project_path) / tree.get("data_root", "data") / "08_reporting"
         self._catalog, self._num_images, self._seen_images = catalog, settings.num_images, set()
         trains = _TRACKER in pipeline.inputs()
