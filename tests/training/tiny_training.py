@@ -1,8 +1,9 @@
-"""A training small enough for a unit test: random images of 4x4 pixels, a network of few weights."""
+"""A training small enough for a unit test: random images of 4x4 pixels, a network of 200 weights."""
 
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ class TinyNetwork(nn.Module):
         width: int = 8,
         dropout: float = 0.0,
         device_mixup: bool = False,
+        pause_seconds: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.device_mixup = device_mixup
+        self.pause_seconds = pause_seconds
         self.entry = nn.Conv2d(in_channels, width, 3, padding=1)
         self.time = nn.Linear(1, width)
         self.label = None if num_classes is None else nn.Embedding(num_classes + 1, width)
@@ -43,6 +46,7 @@ class TinyNetwork(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         h = self.entry(x) + self.time(t[:, None] / 1000)[:, :, None, None]
+        time.sleep(self.pause_seconds)
         if self.device_mixup:
             h = h + torch.zeros(h.shape, device="cpu")
         if self.label is not None:

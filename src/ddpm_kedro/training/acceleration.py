@@ -53,6 +53,8 @@ def make_step(state: LearningState, precision: Precision, team: Team, *, steps_l
             loss, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
         )
     step = TrainingStep(state, loss, precision, team)
+    if team.world_size > 1:
+        step.rehearse()
     if team.world_size == 1 and device.type == "cuda" and settings.compile != "off":
         return GraphedStep(step, state)  # pragma: cuda only
     return step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -118,6 +118,16 @@ def model_spec(images: ImageSet, settings: TrainingSettings) -> ModelSpec:
             "images": images.content_hash,
             "num_images": len(images),
             "seed": settings.seed,
+            # How it learned, for the report and for whoever gets the file later
+            "training": {
+                "optimizer": settings.optimizer,
+                "lr_schedule": settings.lr_schedule,
+                "batch_size": settings.batch_size,
+                "augmentation": settings.augmentation,
+                "timesteps": settings.timesteps,
+                "clip_norm": settings.clip_norm,
+                "ema": asdict(settings.ema),
+            },
         },
     )
 

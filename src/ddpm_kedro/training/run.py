@@ -28,7 +28,7 @@ from ddpm_kedro.training.precision import choose_device, choose_precision
 from ddpm_kedro.training.previews import preview_path, write_preview
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.state import LearningState
-from ddpm_kedro.training.team import Agreement, Team
+from ddpm_kedro.training.team import Agreement, Team, newest_of_all
 from ddpm_kedro.training.tracker import Tracker
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class TrainingRun:
         self.precision = choose_precision(settings.precision, self.device)
 
         # State: new, or that of the newest whole checkpoint
-        checkpoint = folder.latest()
+        checkpoint = newest_of_all(folder.latest(), team)
         with own_generators(self.device):
             torch.manual_seed(derived_seed(settings.seed, Stream.WEIGHTS))
             model = Model(spec)

@@ -115,6 +115,22 @@ class TrainingStep:
         if self.precision.needs_loss_scale:
             self._move_loss_scale(is_finite)
 
+    def rehearse(self) -> None:
+        """One pass forward and back whose gradients are thrown away.
+
+        DDP orders its buckets anew after its first pass, which changes the order of sums; a training
+        that is resumed would otherwise take one step in the first order that it took in the second.
+        """
+        spec = self.state.model.spec
+        x0 = torch.zeros((len(self.rows), *spec.image_shape), device=self.rows.device)
+        labels = torch.zeros_like(self.rows) if spec.conditional else None
+        u = torch.full((len(self.rows),), 0.5, device=self.rows.device)
+        t = self.timesteps(u, self.rows, self.batch_size, self.schedule)
+        with self.precision.autocast():
+            loss = self.loss(x0, t, torch.zeros_like(x0), labels).sum()
+        loss.backward()
+        self.state.optimizer.zero_grad(set_to_none=True)
+
     def _draw(
         self, images: Tensor, labels: Tensor | None, part: slice
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

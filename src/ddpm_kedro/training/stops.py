@@ -1,11 +1,16 @@
-"""Being asked to stop: Ctrl-C and SIGTERM end training after the step under way, saved."""
+"""Ends from outside: Ctrl-C and SIGTERM, after the step under way, saved; a parent that dies."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
+
+_PR_SET_PDEATHSIG = 1
 
 
 class Stopped(Exception):
@@ -64,3 +69,11 @@ class StopRequest:
         traceback: TracebackType | None,
     ) -> None:
         self._restore()
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:  # it died before we could ask
+            os._exit(1)

@@ -8,13 +8,15 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from ddpm_kedro.training.checkpoint_file import Checkpoint
+
 
 @dataclass(frozen=True)
 class Team:
     """This process's place among ``world_size`` ones; alone, everything here does nothing.
 
     Attributes:
-        rank: 0 <= rank < world_size; rank 0 records, saves and shows.
+        rank: 0 <= rank < world_size.
         world_size: processes in all.
         local_rank: number on this machine, which picks the GPU.
         host_group: process group for small agreements between hosts (gloo), None when alone.
@@ -27,8 +29,11 @@ class Team:
 
     @property
     def is_lead(self) -> bool:
-        """Whether this process is the one that writes."""
-        return self.rank == 0
+        """Whether this process writes and shows: the first one of each machine.
+
+        Weights are the same everywhere, so each machine keeps a whole folder of its own.
+        """
+        return self.local_rank == 0
 
     def part_of(self, batch_size: int) -> slice:
         """The rows of the global batch that are this process's; parts differ by one row at most."""
@@ -40,11 +45,6 @@ class Team:
         if self.world_size > 1:
             torch.distributed.all_reduce(value)
         return value
-
-    def barrier(self) -> None:
-        """Wait until every process is here."""
-        if self.world_size > 1:
-            torch.distributed.barrier(group=self.host_group)
 
 
 class Agreement:
@@ -81,3 +81,28 @@ class Agreement:
         )
         self._asked = answer, work
         return earlier
+
+
+def newest_of_all(checkpoint: Checkpoint | None, team: Team) -> Checkpoint | None:
+    """The newest checkpoint that any process found; all go on from the same one.
+
+    Machines keep folders of their own, and one that joins late, or was new at the last start, may
+    have an older one or none. Whoever has the newest sends it to all.
+
+    Args:
+        checkpoint: the newest that this process found.
+        team: whose processes all call this.
+    """
+    if team.world_size == 1:
+        return checkpoint
+    group = team.host_group
+    steps: list[int] = [0] * team.world_size
+    step = -1 if checkpoint is None else checkpoint.step
+    torch.distributed.all_gather_object(steps, step, group=group)
+    newest = max(steps)
+    if min(steps) == newest:
+        return checkpoint
+    source = steps.index(newest)
+    box: list[Checkpoint | None] = [checkpoint if team.rank == source else None]
+    torch.distributed.broadcast_object_list(box, src=source, group=group)
+    return box[0]
