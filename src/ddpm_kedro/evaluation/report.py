@@ -53,8 +53,8 @@ def render_report(
         _memorisation(samples, train, diagnostics),
         _denoising(metrics, diagnostics),
         _classes(metrics, diagnostics),
-        _metrics_table(metrics),
         _model_table(model),
+        _metrics_table(metrics),
     ]
     name = _short_type(model.get("backbone", {}))
     channels, height, width = train.image_shape
@@ -246,9 +246,11 @@ def _meaning(name: str, value: Any) -> str:
 
 
 def _model_table(model: Mapping[str, Any]) -> str:
+    facts = {key: value for key, value in model.items() if key != "provenance"}
+    facts |= model.get("provenance", {})
     rows = "".join(
         f"<tr><th><code>{html.escape(key)}</code></th><td><code>{html.escape(value)}</code></td></tr>"
-        for key, value in flattened(model)
+        for key, value in flattened(facts)
     )
     if not rows:
         return ""
