@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
-import secrets
-import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddpm_kedro.hooks import wandb_service as service
 from ddpm_kedro.hooks.wandb_config import without_paths
-from ddpm_kedro.hooks.wandb_settings import Mode, WandbSettings, find_api_key
+from ddpm_kedro.hooks.wandb_settings import Mode, WandbSettings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,23 +22,6 @@ logger = logging.getLogger(__name__)
 _Action = Callable[[Any], None]  # what to do with W&B's run
 
 _GRACE_SECONDS = 10  # W&B does not always keep its own time limit
-_X_AXIS = "images_seen"
-# No code, no console, no list of packages, no facts about the machine or its user.
-_PRIVACY = {
-    "save_code": False,
-    "disable_code": True,
-    "disable_git": True,
-    "disable_job_creation": True,
-    "console": "off",
-    "host": "",
-    "x_disable_machine_info": True,
-    "x_disable_meta": True,
-    "x_disable_stats": True,
-    "x_save_requirements": False,
-}
-
-# Nor W&B's reports about itself, which would delay the end where its server hangs.
-_QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 
 
 class Recording:
@@ -98,7 +78,7 @@ class Recording:
         def log(run: Any) -> None:
             import wandb
 
-            place = {key: record[key] for key in ("step", _X_AXIS) if key in record}
+            place = {key: record[key] for key in ("step", service.X_AXIS) if key in record}
             run.log({"samples": wandb.Image(str(path)), **place})
 
         self._begin()
@@ -195,7 +175,7 @@ class Recording:
                 logger.warning("W&B does not answer; `wandb sync` uploads what lies in %s",
                                self._folder / "wandb")  # fmt: skip
                 self._has_failed = True
-                _abandon()
+                service.abandon()
         finally:
             self._environment.close()
 
@@ -206,7 +186,7 @@ class Recording:
         for action in waiting:
             self._actions.put(action)
         try:
-            self._environment.enter_context(_environment(self._folder / "wandb"))
+            self._environment.enter_context(service.environment(self._folder / "wandb"))
         except OSError as error:
             self._warn(error)
         self._talker.start()
@@ -222,7 +202,9 @@ class Recording:
         run = None
         if not self._has_failed:
             try:
-                run = self._init()
+                run = service.begin(
+                    self._settings, self._mode, self._folder, self._config, self.fingerprint
+                )
             except Exception as error:
                 self._warn(error)
         while (action := self._actions.get()) is not None:
@@ -235,7 +217,7 @@ class Recording:
         if run is None:
             return
         try:
-            _end(run, self._exit_code)
+            service.end(run, self._exit_code)
         except TimeoutError:
             logger.warning("W&B: not everything is uploaded; `wandb sync %s` does the rest",
                            Path(run.dir).parent)  # fmt: skip
@@ -250,134 +232,3 @@ class Recording:
                 "W&B failed and records no more of this run: %s: %s", type(error).__name__,
                 str(error).splitlines()[0] if str(error) else "no message",
             )  # fmt: skip
-
-    def _init(self) -> Any:
-        import wandb
-
-        system = wandb.setup().settings
-        mode = self._mode
-        if mode is None and system.mode == "offline":  # the user typed `wandb offline` once
-            mode = "offline"
-        key = find_api_key(system.base_url, os.environ)
-        if mode != "offline" and key is None and not os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-            if mode == "online":
-                logger.warning("W&B: online was asked for, but there is no key: `wandb login` or "
-                               "WANDB_API_KEY gives one; this run is recorded offline")  # fmt: skip
-            mode = "offline"
-        run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-        run = None
-        if mode != "offline":
-            run = self._init_online(run_id, key)
-        if run is None:
-            run = self._start(run_id, mode="offline")
-        run.define_metric(_X_AXIS)
-        run.define_metric("*", step_metric=_X_AXIS)
-        if run.offline:
-            folder = Path(run.dir).parent
-            logger.info("W&B: recording offline; `wandb sync %s` uploads it", folder)
-        else:
-            logger.info("W&B: recording at %s", run.url)
-        return run
-
-    def _init_online(self, run_id: str, key: str | None) -> Any:
-        """The online run, or None where the server cannot be reached or refuses the key."""
-        import wandb
-
-        try:
-            return self._start(run_id, mode="online", api_key=key)
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            logger.warning("W&B: going on offline, the server did not take the run: %s", reason)
-        wandb.teardown()
-        root = Path(os.environ.get("WANDB_DIR") or self._folder) / "wandb"
-        for left_over in root.glob(f"run-*-{run_id}"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        return None
-
-    def _start(self, run_id: str, mode: Mode, api_key: str | None = None) -> Any:
-        import wandb
-
-        wanted: dict[str, Any] = {
-            **_PRIVACY,
-            "silent": True,
-            "init_timeout": self._settings.init_timeout,
-            "finish_timeout": self._settings.finish_timeout,
-            "finish_timeout_raises": True,
-        }
-        if api_key is not None:
-            wanted["api_key"] = api_key
-        # Older releases of wandb lack some of these settings and refuse what they do not know.
-        known = {key: value for key, value in wanted.items() if key in wandb.Settings.model_fields}
-        return wandb.init(
-            id=run_id,
-            mode=mode,
-            dir=os.environ.get("WANDB_DIR") or str(self._folder),
-            project=os.environ.get("WANDB_PROJECT") or self._settings.project,
-            entity=os.environ.get("WANDB_ENTITY") or self._settings.entity,
-            group=os.environ.get("WANDB_RUN_GROUP") or self.fingerprint,
-            tags=self._settings.tags or None,
-            config=self._config,
-            settings=wandb.Settings(**known),
-        )
-
-
-def is_installed() -> bool:
-    """Whether W&B can be imported; if not, one line says so."""
-    try:
-        with _variables(_QUIET):  # read when wandb is imported, and by its service
-            import wandb  # noqa: F401
-    except ImportError:
-        logger.info("W&B is not installed (pip install wandb): this run is not recorded there")
-    except Exception as error:  # a broken install must not end a run either
-        logger.warning("W&B cannot be imported, this run is not recorded there: %s", error)
-    else:
-        return True
-    return False
-
-
-def _end(run: Any, exit_code: int | None) -> None:
-    """Finish the run and W&B's service, so that a later run of this process reads its own
-    environment; a run that somebody else has open in this process keeps the service."""
-    import wandb
-
-    others = wandb.run is not None and wandb.run is not run
-    try:
-        run.finish(exit_code=exit_code)
-    finally:
-        if not others:
-            wandb.teardown(exit_code)
-
-
-def _abandon() -> None:
-    """Give up a service that hangs, so that the end of the process does not wait for it either:
-    W&B takes its exit handler back before it begins to wait."""
-    import wandb
-
-    threading.Thread(target=wandb.teardown, name="wandb-teardown", daemon=True).start()
-    time.sleep(0.5)
-
-
-@contextlib.contextmanager
-def _environment(folder: Path) -> Iterator[None]:
-    """W&B's own folders beside its runs instead of under the home folder, and no chatter.
-
-    Offline artifacts wait in the data folder until they are uploaded. What the user has set stays.
-    """
-    wanted = {"WANDB_DATA_DIR": str(folder / "data"), "WANDB_CACHE_DIR": str(folder / "cache")}
-    # os.path, since pathlib raises where the home folder may not be looked into.
-    if not os.path.isdir(os.path.expanduser("~/.config/wandb")):
-        wanted["WANDB_CONFIG_DIR"] = str(folder / "config")  # else the user's settings are read
-    folder.mkdir(parents=True, exist_ok=True)
-    with _variables({**_QUIET, **wanted}):
-        yield
-
-
-@contextlib.contextmanager
-def _variables(wanted: Mapping[str, str]) -> Iterator[None]:
-    added = {key: value for key, value in wanted.items() if key not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for key in added:
-            os.environ.pop(key, None)

@@ -14,7 +14,8 @@ from kedro.framework.hooks import hook_impl
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.hooks.wandb_config import scalars, without_paths
-from ddpm_kedro.hooks.wandb_recording import Recording, is_installed
+from ddpm_kedro.hooks.wandb_recording import Recording
+from ddpm_kedro.hooks.wandb_service import is_installed
 from ddpm_kedro.hooks.wandb_settings import WandbSettings
 from ddpm_kedro.images.grid import make_grid
 

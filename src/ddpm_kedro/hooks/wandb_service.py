@@ -1,0 +1,185 @@
+"""W&B itself: begin a run with a key or without one, end it, and keep its files together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ddpm_kedro.hooks.wandb_settings import Mode, WandbSettings, find_api_key
+
+logger = logging.getLogger(__name__)
+
+X_AXIS = "images_seen"  # what every curve is drawn against
+# No code, no console, no list of packages, no facts about the machine or its user.
+_PRIVACY = {
+    "save_code": False,
+    "disable_code": True,
+    "disable_git": True,
+    "disable_job_creation": True,
+    "console": "off",
+    "host": "",
+    "x_disable_machine_info": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+}
+
+# Nor W&B's reports about itself, which would delay the end where its server hangs.
+_QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+
+
+def is_installed() -> bool:
+    """Whether W&B can be imported; if not, one line says so."""
+    try:
+        with _variables(_QUIET):  # read when wandb is imported, and by its service
+            import wandb  # noqa: F401
+    except ImportError:
+        logger.info("W&B is not installed (pip install wandb): this run is not recorded there")
+    except Exception as error:  # a broken install must not end a run either
+        logger.warning("W&B cannot be imported, this run is not recorded there: %s", error)
+    else:
+        return True
+    return False
+
+
+def begin(
+    settings: WandbSettings,
+    mode: Mode | None,
+    folder: Path,
+    config: Mapping[str, Any],
+    group: str | None,
+) -> Any:
+    """W&B's run: online where there is a key and a server that takes it, else offline.
+
+    Args:
+        settings: wandb.yml.
+        mode: what the user asked for; None is whatever is possible.
+        folder: where W&B makes its folder ``wandb``; WANDB_DIR wins.
+        config: the run's configuration.
+        group: the name under which W&B shows runs together.
+
+    Raises:
+        Exception: whatever W&B raises when it cannot begin offline either.
+    """
+    import wandb
+
+    system = wandb.setup().settings
+    if mode is None and system.mode == "offline":  # the user typed `wandb offline` once
+        mode = "offline"
+    key = find_api_key(system.base_url, os.environ)
+    if mode != "offline" and key is None and not os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        if mode == "online":
+            logger.warning(
+                "W&B: online was asked for, but there is no key: `wandb login` or "
+                "WANDB_API_KEY gives one; this run is recorded offline"
+            )
+        mode = "offline"
+    arguments = {
+        "id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4),
+        "dir": os.environ.get("WANDB_DIR") or str(folder),
+        "project": os.environ.get("WANDB_PROJECT") or settings.project,
+        "entity": os.environ.get("WANDB_ENTITY") or settings.entity,
+        "group": os.environ.get("WANDB_RUN_GROUP") or group,
+        "tags": settings.tags or None,
+        "config": dict(config),
+    }
+    run = None
+    if mode != "offline":
+        run = _begin_online(settings, key, arguments)
+    if run is None:
+        run = wandb.init(**arguments, mode="offline", settings=_settings(settings))
+    run.define_metric(X_AXIS)
+    run.define_metric("*", step_metric=X_AXIS)
+    if run.offline:
+        logger.info("W&B: recording offline; `wandb sync %s` uploads it", Path(run.dir).parent)
+    else:
+        logger.info("W&B: recording at %s", run.url)
+    return run
+
+
+def _begin_online(settings: WandbSettings, key: str | None, arguments: Mapping[str, Any]) -> Any:
+    """The online run, or None where the server cannot be reached or refuses the key."""
+    import wandb
+
+    try:
+        return wandb.init(**arguments, mode="online", settings=_settings(settings, key))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        logger.warning("W&B: going on offline, the server did not take the run: %s", reason)
+    wandb.teardown()
+    for left_over in Path(arguments["dir"], "wandb").glob(f"run-*-{arguments['id']}"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    return None
+
+
+def _settings(settings: WandbSettings, api_key: str | None = None) -> Any:
+    import wandb
+
+    wanted: dict[str, Any] = {
+        **_PRIVACY,
+        "silent": True,
+        "init_timeout": settings.init_timeout,
+        "finish_timeout": settings.finish_timeout,
+        "finish_timeout_raises": True,
+    }
+    if api_key is not None:
+        wanted["api_key"] = api_key
+    # Older releases of wandb lack some of these settings and refuse what they do not know.
+    known = wandb.Settings.model_fields
+    return wandb.Settings(**{key: value for key, value in wanted.items() if key in known})
+
+
+def end(run: Any, exit_code: int | None) -> None:
+    """Finish the run and W&B's service, so that a later run of this process reads its own
+    environment; a run that somebody else has open in this process keeps the service."""
+    import wandb
+
+    others = wandb.run is not None and wandb.run is not run
+    try:
+        run.finish(exit_code=exit_code)
+    finally:
+        if not others:
+            wandb.teardown(exit_code)
+
+
+def abandon() -> None:
+    """Give up a service that hangs, so that the end of the process does not wait for it either:
+    W&B takes its exit handler back before it begins to wait."""
+    import wandb
+
+    threading.Thread(target=wandb.teardown, name="wandb-teardown", daemon=True).start()
+    time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def environment(folder: Path) -> Iterator[None]:
+    """W&B's own folders beside its runs instead of under the home folder, and no chatter.
+
+    Offline artifacts wait in the data folder until they are uploaded. What the user has set stays.
+    """
+    wanted = {"WANDB_DATA_DIR": str(folder / "data"), "WANDB_CACHE_DIR": str(folder / "cache")}
+    # os.path, since pathlib raises where the home folder may not be looked into.
+    if not os.path.isdir(os.path.expanduser("~/.config/wandb")):
+        wanted["WANDB_CONFIG_DIR"] = str(folder / "config")  # else the user's settings are read
+    folder.mkdir(parents=True, exist_ok=True)
+    with _variables({**_QUIET, **wanted}):
+        yield
+
+
+@contextlib.contextmanager
+def _variables(wanted: Mapping[str, str]) -> Iterator[None]:
+    added = {key: value for key, value in wanted.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)
