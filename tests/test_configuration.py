@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import yaml
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.framework.config_loader import LayeredConfigLoader
+from ddpm_kedro.framework.config_loader import LayeredConfigLoader, compose
 from ddpm_kedro.parameters import Parameters
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -63,16 +65,20 @@ def read(folder: Path) -> dict[str, Any]:
     return merged
 
 
-def composed(preset: str, **given: Any) -> dict[str, Any]:
-    loader = LayeredConfigLoader(
-        str(CONF),
-        env=preset or "base",  # not `local`, which is this machine's
-        runtime_params={"image_path": "somewhere", **given},
-        base_env="base",
-        default_run_env="local",
-        merge_strategy={"parameters": "soft"},
+@cache
+def layers(preset: str) -> tuple[dict[str, Any], ...]:
+    """The parameter files of base and preset as they are written."""
+    folders = [CONF / "base", *([CONF / preset] if preset else [])]
+    return tuple(
+        yaml.safe_load(path.read_text()) or {}
+        for folder in folders
+        for path in sorted({*folder.glob("parameters*"), *folder.glob("parameters/*")})
+        if path.is_file()
     )
-    return loader["parameters"]
+
+
+def composed(preset: str, **given: Any) -> dict[str, Any]:
+    return compose([*layers(preset), {"image_path": "somewhere", **given}])
 
 
 def at(tree: dict[str, Any], path: str) -> Any:
@@ -90,20 +96,26 @@ CASES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _without_local(monkeypatch, tmp_path):
-    """What somebody keeps in conf/local is no part of the test."""
-    original = LayeredConfigLoader._get_conf_env_path
-    monkeypatch.setattr(
-        LayeredConfigLoader,
-        "_get_conf_env_path",
-        lambda self, env: str(tmp_path) if env == "local" else original(self, env),
-    )
-
-
 def test_every_preset_is_tested():
     folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"base", "local"}
     assert folders == set(PRESETS) - {""}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_loader_composes_the_same(preset, tmp_path):
+    for name in ("base", preset):
+        if name:
+            shutil.copytree(CONF / name, tmp_path / name)
+    (tmp_path / "local").mkdir(exist_ok=True)
+    loader = LayeredConfigLoader(
+        str(tmp_path),
+        env=preset or None,
+        runtime_params={"image_path": "somewhere"},
+        base_env="base",
+        default_run_env="local",
+        merge_strategy={"parameters": "soft"},
+    )
+    assert loader["parameters"] == composed(preset)
 
 
 @pytest.mark.parametrize(("preset", "group", "option"), CASES)

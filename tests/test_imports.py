@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "parameters": {"images", "diffusion", "training", "evaluation"},
     "datasets": {"images", "diffusion", "training", "evaluation"},
     "pipelines": {"images", "diffusion", "training", "evaluation", "parameters"},
-    "framework": set(),
+    "framework": {"training"},
     "hooks": {"images", "training", "parameters"},
     "settings": {"framework", "hooks"},
     "pipeline_registry": {"pipelines"},

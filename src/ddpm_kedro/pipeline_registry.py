@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
-from ddpm_kedro.pipelines import data_preparation, evaluation, sampling, training
+from ddpm_kedro.pipelines import (
+    data_preparation,
+    evaluation,
+    export_diffusers,
+    import_diffusers,
+    sampling,
+    training,
+)
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -16,4 +23,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         "sampling": sampling.create_pipeline(),
         "evaluation": evaluation.create_pipeline(),
     }
-    return {"__default__": sum(stages.values(), Pipeline([])), **stages}
+    beside = {
+        "export_diffusers": export_diffusers.create_pipeline(),
+        "import_diffusers": import_diffusers.create_pipeline(),
+    }
+    return {"__default__": sum(stages.values(), Pipeline([])), **stages, **beside}

@@ -14,6 +14,7 @@ import click
 from kedro.framework.session import KedroSession
 
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.training.stops import Stopped
 
 _EXIT_INTERRUPTED, _EXIT_TERMINATED = 130, 143
 
@@ -37,6 +38,9 @@ class ProjectSession(KedroSession):
         except SystemExit as stop:
             self._tell_hooks(stop.code if isinstance(stop.code, int) else 1)
             raise
+        except Stopped as stop:  # training saved itself; Kedro has told the hooks
+            click.echo(str(stop), err=True)
+            raise SystemExit(stop.exit_code) from None
         except Exception as error:
             mistake = mistake_in(error)
             if mistake is None:
