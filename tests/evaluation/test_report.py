@@ -138,8 +138,13 @@ def test_a_diverged_model_gets_its_page_too() -> None:
 
 
 def test_leaves_of_nested_facts() -> None:
-    tree = {"a": {"b": 1, "c": {"type": "x.Y", "z": {"type": "x.W"}}}, "d": None, "e": [1, True]}
-    assert list(flattened(tree)) == [("a.b", "1"), ("a.c", "Y(z=W())"), ("e", "1, yes")]
+    option = {"type": "x.Y", "sizes": [1, 2], "steps": 1000, "z": {"type": "x.W"}}
+    tree = {"a": {"b": 1, "c": option}, "d": None, "e": [1000, True], "f": []}
+    assert list(flattened(tree)) == [
+        ("a.b", "1"),
+        ("a.c", "Y(sizes=[1, 2], steps=1000, z=W())"),
+        ("e", "1,000, yes"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -276,11 +276,20 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _leaf(value: Any) -> str:
     if isinstance(value, Mapping):
-        arguments = ", ".join(f"{k}={_leaf(v)}" for k, v in value.items() if k != "type")
-        return f"{_short_type(value)}({arguments})" if "type" in value else f"{{{arguments}}}"
+        return _argument(value)
     if isinstance(value, (list, tuple)):
         return ", ".join(_leaf(item) for item in value)
     return readable(value)
+
+
+def _argument(value: Any) -> str:
+    """A value as Python would write it, options as calls."""
+    if isinstance(value, Mapping):
+        arguments = ", ".join(f"{k}={_argument(v)}" for k, v in value.items() if k != "type")
+        return f"{_short_type(value)}({arguments})" if "type" in value else f"{{{arguments}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_argument(item) for item in value)}]"
+    return str(value)
 
 
 def _short_type(option: Mapping[str, Any]) -> str:
