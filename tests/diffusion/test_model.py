@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from ddpm_kedro import load_model as load_model_of_package
-from ddpm_kedro.diffusion.model import HEADER, Model, Tiled, load_model, save_model
+from ddpm_kedro.diffusion.execution import Compiled, Tiled
+from ddpm_kedro.diffusion.model import Model, load_model, save_model
+from ddpm_kedro.diffusion.model_file import HEADER
 from ddpm_kedro.diffusion.model_spec import ModelSpec
 from ddpm_kedro.diffusion.samplers import DDIM
 from ddpm_kedro.errors import InputError
@@ -159,6 +161,7 @@ class TestSample:
             ({"seed": 0.5}, "seed"),
             ({"batch_size": 0}, "batch_size"),
             ({"precision": "half"}, "precision"),
+            ({"compile": True}, "compile"),
             ({"labels": 1}, "without classes"),
             ({"guidance": 2.0}, "class-conditional"),
             ({"num_steps": 101}, "101"),
@@ -180,6 +183,42 @@ def test_tiles_are_the_whole() -> None:
     network = model().network.eval()
     x, t = torch.randn(8, 1, 8, 8), torch.arange(8.0)
     torch.testing.assert_close(Tiled(network, 2)(x, t), network(x, t))
+
+
+class TestCompiled:
+    @pytest.fixture(autouse=True)
+    def _plain_backend(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        compiler = torch.compile
+        monkeypatch.setattr(
+            torch, "compile", lambda network, **options: compiler(network, backend="eager")
+        )
+
+    def test_gives_the_same_images(self) -> None:
+        made = conditional()
+        for batch_size in (None, 3):
+            options = {"labels": 1, "guidance": 2.0, "batch_size": batch_size}
+            expected = made.sample(5, **options)
+            assert np.array_equal(made.sample(5, **options, compile="on"), expected)
+
+    def test_goes_on_without_a_compiler(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken(*arguments: object) -> None:
+            raise RuntimeError("no C++ compiler\nand more")
+
+        monkeypatch.setattr(torch, "compile", lambda network, **options: broken)
+        network = Compiled(model().network.eval())
+        x, t = torch.randn(2, 1, 8, 8), torch.arange(2.0)
+        for _ in range(2):
+            assert torch.equal(network(x, t), network.network(x, t))
+        assert [record.message for record in caplog.records] == [
+            "torch.compile failed, going on without it: no C++ compiler"
+        ]
+
+    def test_an_error_of_the_network_is_raised(self) -> None:
+        network = Compiled(model().network)
+        with pytest.raises(RuntimeError):
+            network(torch.randn(2, 3, 8, 8), torch.arange(2.0))
 
 
 class TestSpec:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.execution import Compiled, Tiled
 from ddpm_kedro.diffusion.guidance import ClassifierFreeGuidance
+from ddpm_kedro.diffusion.model_file import fill, read_model_file, save_model
 from ddpm_kedro.diffusion.model_spec import OWN_MODULES, ModelSpec
 from ddpm_kedro.diffusion.noise_schedule import (
     STRAIGHT_PATH,
@@ -27,19 +25,16 @@ from ddpm_kedro.diffusion.noise_schedule import (
 )
 from ddpm_kedro.diffusion.samplers import Sampler
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.files import atomic_write
 from ddpm_kedro.images.pixels import quantise
 from ddpm_kedro.progress import Progress
 
 __all__ = ["Model", "ModelSpec", "load_model", "save_model"]
 
-# The header holds one entry: safetensors writes several in an order that changes from run to run,
-# and a model file's bytes are to depend on the model alone.
-HEADER = "ddpm_kedro.model"
-VERSION = 1
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PIXELS_PER_BATCH = 1 << 20
 PIXELS_PER_TILE = 1 << 12
+FEWEST_CALLS_TO_COMPILE = 1000  # compiling takes a minute or two, which this many calls win back
+COMPILE = ("auto", "on", "off")
 SAMPLERS = "ddpm_kedro.diffusion.samplers"
 USUAL_SAMPLERS: Mapping[str, dict[str, Any]] = {
     VARIANCE_PRESERVING: {"type": f"{SAMPLERS}.DDIM", "num_steps": 50},
@@ -123,6 +118,7 @@ class Model:
         guidance: float | Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         precision: str = "fp32",
+        compile: str = "auto",
         progress: bool = False,
     ) -> np.ndarray:
         """Make images.
@@ -143,6 +139,7 @@ class Model:
                 :class:`ClassifierFreeGuidance`; for conditional models only.
             device: where to compute, and where the model stays; None leaves it where it is.
             precision: "fp32", or "bf16" or "fp16" for the network under autocast.
+            compile: "on", "off", or "auto": on CUDA, where the network is called often enough.
             progress: show a progress bar (a log line where there is no terminal).
 
         Returns:
@@ -159,6 +156,8 @@ class Model:
             raise InputError(f"batch_size={batch_size!r}: give a whole number of at least 1")
         if precision not in PRECISIONS:
             raise InputError(f"precision={precision!r}: choose among {', '.join(PRECISIONS)}")
+        if compile not in COMPILE:
+            raise InputError(f"compile={compile!r}: choose among {', '.join(COMPILE)}")
         solver = self._solver(sampler, num_steps)
         if device is not None:
             self.network.to(device)
@@ -166,12 +165,21 @@ class Model:
         label_of_row = self._labels(labels, num_samples)
 
         pixels = self.spec.height * self.spec.width
-        batch_size = batch_size or min(512, max(1, PIXELS_PER_BATCH // pixels))
-        denoiser, tile = self.denoiser, 1
+        batch_size = min(num_samples, batch_size or min(512, max(1, PIXELS_PER_BATCH // pixels)))
+        num_calls = solver.num_steps * -(-num_samples // batch_size)
+        tile, network = 1, self.network
         if device.type == "cpu" and precision == "fp32":
             tile = min(16, max(1, PIXELS_PER_TILE // pixels))
             batch_size += -batch_size % tile
-            denoiser = Denoiser(Tiled(self.network, tile), denoiser.schedule, denoiser.objective)
+            network = Tiled(network, tile)
+        elif device.type == "cuda":
+            network.to(memory_format=torch.channels_last)
+        if compile == "on" or (
+            compile == "auto" and device.type == "cuda" and num_calls >= FEWEST_CALLS_TO_COMPILE
+        ):
+            network = Compiled(network)
+            tile = batch_size  # all batches of one size: each other one would compile again
+        denoiser = Denoiser(network, self.denoiser.schedule, self.denoiser.objective)
         if guidance is not None:
             options = guidance if isinstance(guidance, Mapping) else {"scale": guidance}
             denoiser = ClassifierFreeGuidance(denoiser, **options)
@@ -242,70 +250,6 @@ class Model:
         return torch.tensor([int(number) for number in numbers])
 
 
-class Tiled(nn.Module):
-    """Runs a network on tiles of exactly ``rows`` images.
-
-    A CPU's matrix product chooses its summation order by the number of rows, so that the last bits
-    of an image would depend on the batch that it is made in. In tiles of one size they do not.
-    """
-
-    def __init__(self, network: nn.Module, rows: int) -> None:
-        super().__init__()
-        self.network = network
-        self.rows = rows
-        self.num_classes = getattr(network, "num_classes", None)
-
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Args: x (B, C, H, W) with B a multiple of ``rows``; t (B,); labels (B,) or None."""
-        tiles = range(0, len(x), self.rows)
-        parts = [slice(first, first + self.rows) for first in tiles]
-        return torch.cat(
-            [
-                self.network(x[part], t[part], None if labels is None else labels[part])
-                for part in parts
-            ]
-        )
-
-
-def save_model(
-    path: str | os.PathLike[str],
-    spec: ModelSpec,
-    weights: Mapping[str, Mapping[str, Tensor]],
-) -> None:
-    """Write a model file: one safetensors file, whole or not at all.
-
-    Args:
-        path: where it goes.
-        spec: stored in the header as JSON.
-        weights: sets of weights by name, such as "ema" and "raw"; each a ``state_dict()`` of the
-            backbone. A tensor is stored as "<set>/<its name>".
-
-    Raises:
-        InputError: no set, or a name with a slash.
-        OSError: the disk is full or not writable; an older file stays as it was.
-    """
-    for name in weights:
-        if not name or "/" in name:
-            raise InputError(f"weights {name!r}: give the set a name without a slash")
-    if not weights:
-        raise InputError("weights: give at least one set")
-    tensors = {
-        f"{group}/{name}": tensor.detach().to("cpu").contiguous()
-        for group, state in weights.items()
-        for name, tensor in state.items()
-    }
-    spec_json = json.dumps(spec.to_dict(), sort_keys=True)
-    header = {
-        "version": VERSION,
-        "spec": json.loads(spec_json),
-        "weights": sorted(weights),
-        "sha256": _digest(spec_json, tensors),
-    }
-    data = safetensors.torch.save(tensors, {HEADER: json.dumps(header, sort_keys=True)})
-    with atomic_write(path) as file:
-        file.write(data)
-
-
 def load_model(
     path: str | os.PathLike[str],
     weights: str = "ema",
@@ -325,7 +269,7 @@ def load_model(
             classes that are not trusted, or has no such set of weights.
     """
     path = Path(path)
-    header, tensors = _read(path)
+    header, tensors = read_model_file(path)
     try:
         spec = ModelSpec.from_dict(header["spec"])
         sets = header["weights"]
@@ -340,71 +284,10 @@ def load_model(
             for name, tensor in tensors.items()
             if name.startswith(prefix)
         }
-        _fit(network, state)
+        fill(network, state)
         return Model(spec, network.to(device).eval(), trusted)
     except InputError as error:
         raise InputError(f"model file {path}: {error}") from error
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and all tensors of a model file, proven unaltered."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(HEADER)
-            if text is None:
-                raise InputError(f"model file {path}: not a model of this package")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(text)
-        if header["version"] != VERSION:
-            raise InputError(
-                f"model file {path}: version {header['version']}, this package reads {VERSION}"
-            )
-        spec_json = json.dumps(header["spec"], sort_keys=True)
-        if header["sha256"] != _digest(spec_json, tensors) or not _groups(header, tensors):
-            raise InputError(f"model file {path}: damaged, its checksum does not match")
-    except FileNotFoundError as error:
-        raise InputError(f"model file {path}: there is none; train a model first") from error
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"model file {path}: not a whole safetensors file ({error})") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"model file {path}: damaged, its header cannot be read") from error
-    return header, tensors
-
-
-def _groups(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
-    return header["weights"] == sorted({name.partition("/")[0] for name in tensors})
-
-
-def _digest(spec_json: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the spec and each tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(spec_json.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _fit(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a network on the meta device its weights, in fp32 where they are numbers."""
-    expected = network.state_dict()
-    different = sorted(
-        name
-        for name in expected.keys() | state.keys()
-        if name not in expected or name not in state or expected[name].shape != state[name].shape
-    )
-    if different:
-        raise InputError(
-            f"its weights do not fit its backbone in {len(different)} tensors, first {different[0]}"
-        )
-    state = {  # copies, so that nothing of the network stays mapped to the file
-        name: tensor.to(torch.float32 if tensor.is_floating_point() else None, copy=True)
-        for name, tensor in state.items()
-    }
-    network.load_state_dict(state, assign=True)
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
 
 
 def _bar(

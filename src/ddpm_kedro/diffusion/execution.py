@@ -1,0 +1,61 @@
+"""Ways of running a network when sampling: in tiles of one size, compiled."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+
+class Tiled(nn.Module):
+    """Runs a network on tiles of exactly ``rows`` images.
+
+    A CPU's matrix product chooses its summation order by the number of rows, so that the last bits
+    of an image would depend on the batch that it is made in. In tiles of one size they do not.
+    """
+
+    def __init__(self, network: nn.Module, rows: int) -> None:
+        super().__init__()
+        self.network = network
+        self.rows = rows
+        self.num_classes = getattr(network, "num_classes", None)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Args: x (B, C, H, W) with B a multiple of ``rows``; t (B,); labels (B,) or None."""
+        tiles = range(0, len(x), self.rows)
+        parts = [slice(first, first + self.rows) for first in tiles]
+        return torch.cat(
+            [
+                self.network(x[part], t[part], None if labels is None else labels[part])
+                for part in parts
+            ]
+        )
+
+
+class Compiled(nn.Module):
+    """Runs a network through torch.compile, and without it from the moment that it fails.
+
+    The failures meant are the compiler's, which show at the first call and are logged; an error of
+    the network itself comes again from the plain call.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = getattr(network, "num_classes", None)
+        self._compiled: Callable[..., Tensor] | None = torch.compile(network, dynamic=False)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Args: x (B, C, H, W), best of the same B at each call; t (B,); labels (B,) or None."""
+        if self._compiled is not None:
+            try:
+                return self._compiled(x, t, labels)
+            except Exception as error:
+                self._compiled = None
+                reason = str(error).strip().split("\n", 1)[0]
+                logger.warning("torch.compile failed, going on without it: %s", reason)
+        return self.network(x, t, labels)

@@ -1,0 +1,124 @@
+"""The model file: tensors and a spec in one safetensors file, proven unaltered when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ddpm_kedro.diffusion.model_spec import ModelSpec
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.files import atomic_write
+
+# The header holds one entry: safetensors writes several in an order that changes from run to run,
+# and a model file's bytes are to depend on the model alone.
+HEADER = "ddpm_kedro.model"
+VERSION = 1
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    spec: ModelSpec,
+    weights: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Write a model file: one safetensors file, whole or not at all.
+
+    Args:
+        path: where it goes.
+        spec: stored in the header as JSON.
+        weights: sets of weights by name, such as "ema" and "raw"; each a ``state_dict()`` of the
+            backbone. A tensor is stored as "<set>/<its name>".
+
+    Raises:
+        InputError: no set, or a name with a slash.
+        OSError: the disk is full or not writable; an older file stays as it was.
+    """
+    for name in weights:
+        if not name or "/" in name:
+            raise InputError(f"weights {name!r}: give the set a name without a slash")
+    if not weights:
+        raise InputError("weights: give at least one set")
+    tensors = {
+        f"{group}/{name}": tensor.detach().to("cpu").contiguous()
+        for group, state in weights.items()
+        for name, tensor in state.items()
+    }
+    spec_json = json.dumps(spec.to_dict(), sort_keys=True)
+    header = {
+        "version": VERSION,
+        "spec": json.loads(spec_json),
+        "weights": sorted(weights),
+        "sha256": _digest(spec_json, tensors),
+    }
+    data = safetensors.torch.save(tensors, {HEADER: json.dumps(header, sort_keys=True)})
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and all tensors of a model file, proven unaltered."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(HEADER)
+            if text is None:
+                raise InputError(f"model file {path}: not a model of this package")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(text)
+        if header["version"] != VERSION:
+            raise InputError(
+                f"model file {path}: version {header['version']}, this package reads {VERSION}"
+            )
+        spec_json = json.dumps(header["spec"], sort_keys=True)
+        if header["sha256"] != _digest(spec_json, tensors) or not _groups(header, tensors):
+            raise InputError(f"model file {path}: damaged, its checksum does not match")
+    except FileNotFoundError as error:
+        raise InputError(f"model file {path}: there is none; train a model first") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"model file {path}: not a whole safetensors file ({error})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"model file {path}: damaged, its header cannot be read") from error
+    return header, tensors
+
+
+def _groups(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
+    return header["weights"] == sorted({name.partition("/")[0] for name in tensors})
+
+
+def _digest(spec_json: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the spec and each tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(spec_json.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a network on the meta device its weights, in fp32 where they are numbers."""
+    expected = network.state_dict()
+    different = sorted(
+        name
+        for name in expected.keys() | state.keys()
+        if name not in expected or name not in state or expected[name].shape != state[name].shape
+    )
+    if different:
+        raise InputError(
+            f"its weights do not fit its backbone in {len(different)} tensors, first {different[0]}"
+        )
+    state = {  # copies, so that nothing of the network stays mapped to the file
+        name: tensor.to(torch.float32 if tensor.is_floating_point() else None, copy=True)
+        for name, tensor in state.items()
+    }
+    network.load_state_dict(state, assign=True)
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
