@@ -317,30 +317,34 @@ def test_too_small_a_disk_is_seen_at_the_first_image(
 class _Noise(Given):
     """Images that exist only while they are read."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, side: int) -> None:
         super().__init__([], [])
-        self.number = number
+        self.number, self.side = number, side
 
     def splits(self) -> Mapping[str, SplitInfo]:
         return {"train": SplitInfo(self.number)}
 
     def read(self, split: str) -> Iterator[RawImage]:
         for seed in range(self.number):
-            yield RawImage(str(seed), lambda seed=seed: (_noise(seed), None))
+            yield RawImage(str(seed), lambda seed=seed: (_noise(seed, self.side), None))
 
 
-def _noise(seed: int) -> Image.Image:
+def _noise(seed: int, side: int) -> Image.Image:
     buffer = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, "BMP")
     return Image.open(buffer)
 
 
-def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "side"), [(2000, 64), (40, 1024)])
+def test_memory_does_not_grow_with_the_number_of_images(
+    tmp_path: Path, number: int, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     tracemalloc.start()
     try:
-        _prepare(_Noise(2000), tmp_path)
+        _prepare(_Noise(number, side), tmp_path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 2000 * 64 * 64 * 3 / 2  # of the 25 MB that they are
+    assert peak < number * side * side * 3 / 2

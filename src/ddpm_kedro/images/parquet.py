@@ -26,7 +26,8 @@ from ddpm_kedro.images.source import (
 )
 
 LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "category")
-ROWS_PER_READ = 64  # of encoded images: what is held in memory at once
+ROWS_PER_READ = 64  # encoded images held in memory at once, fewer where they are large:
+BYTES_PER_READ = 4 * 2**20
 
 
 class ParquetImages(ImageSource):
@@ -183,9 +184,8 @@ class ParquetImages(ImageSource):
             row = 0
             try:
                 with _open_parquet(file) as parquet:
-                    for batch in parquet.iter_batches(
-                        ROWS_PER_READ, columns=columns, use_threads=False
-                    ):
+                    rows = _rows_per_read(parquet.metadata)
+                    for batch in parquet.iter_batches(rows, columns=columns, use_threads=False):
                         images = batch.column(batch.schema.names.index(image_column)).to_pylist()
                         labels = [None] * len(images)
                         if label_column:
@@ -221,6 +221,12 @@ def _open_parquet(file: Path) -> Any:
         return parquet.ParquetFile(file, memory_map=True, buffer_size=1 << 20, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{file} is not a readable Parquet file: {_line(error)}") from error
+
+
+def _rows_per_read(metadata: Any) -> int:
+    groups = range(metadata.num_row_groups)
+    total_bytes = sum(metadata.row_group(group).total_byte_size for group in groups)
+    return max(1, min(ROWS_PER_READ, BYTES_PER_READ * metadata.num_rows // max(1, total_bytes)))
 
 
 def _open_image(

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -30,7 +30,8 @@ from ddpm_kedro.progress import Progress
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # counted up when the same source and settings would give other bytes than before
-IMAGES_PER_TASK = 32  # decoded by one thread at a time
+IMAGES_PER_TASK = 32  # decoded by one thread at a time, fewer where they are large:
+BYTES_PER_TASK = 4 * 2**20
 NAMED_FILES = 20  # of the unreadable ones, in the warning and the data card
 LARGEST_LABEL = 4095  # of classes that have no names; larger numbers are not labels
 
@@ -158,12 +159,33 @@ class _Pass:
             seen = 0
             for split, info in self.splits.items():
                 images = _some(self.source.read(split), info.num_images, self.settings.max_images)
-                for read in _in_threads(self._read, images, pool, workers):
+                for read in self._in_threads(images, pool, workers):
                     seen += len(read)
                     self._take(split, read, files)
                     progress.update(len(read))
             self._refuse_unreadable(seen)
             return self._finish()
+
+    def _in_threads(
+        self, images: Iterator[RawImage], pool: ThreadPoolExecutor, workers: int
+    ) -> Iterator[list[_Read]]:
+        """Lists of results in the order of ``images``; no more tasks wait than threads work."""
+        pending: deque[Future[list[_Read]]] = deque()
+
+        def work_through(task: list[RawImage]) -> list[_Read]:
+            return [self._read(image) for image in task]
+
+        while task := list(islice(images, self._images_per_task())):
+            pending.append(pool.submit(work_through, task))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    def _images_per_task(self) -> int:
+        """One until the size of the first is known."""
+        image_bytes = math.prod(self.shape) if self.shape else BYTES_PER_TASK
+        return max(1, min(IMAGES_PER_TASK, BYTES_PER_TASK // image_bytes))
 
     def _read(self, image: RawImage) -> _Read:
         try:
@@ -294,26 +316,6 @@ class _Pass:
                 f"{self.source.name}: a label of {largest}, but names for {len(known)} classes only"
             )
         return known if largest >= 0 else ()
-
-
-def _in_threads(
-    work: Callable[[RawImage], _Read],
-    images: Iterator[RawImage],
-    pool: ThreadPoolExecutor,
-    workers: int,
-) -> Iterator[list[_Read]]:
-    """Lists of results in the order of ``images``; no more tasks wait than threads work."""
-    pending: deque[Future[list[_Read]]] = deque()
-
-    def work_through(task: list[RawImage]) -> list[_Read]:
-        return [work(image) for image in task]
-
-    while task := list(islice(images, IMAGES_PER_TASK)):
-        pending.append(pool.submit(work_through, task))
-        if len(pending) > workers:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 def _some(
