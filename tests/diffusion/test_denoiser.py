@@ -96,6 +96,10 @@ def test_a_network_of_gaussian_data_gives_the_conditional_mean(objective, schedu
         assert torch.allclose(denoiser(x, t.expand(3)), expected, atol=1e-8)
         assert network.t.shape == (3,)
         assert torch.equal(network.t, schedule.time_input(t).expand(3))
+        scale = 1.0
+        if isinstance(objective, EDMPreconditioning):  # c_in, on x / alpha
+            scale = ((alpha * objective.sigma_data) ** 2 + sigma**2) ** -0.5
+        assert torch.allclose(network.x, scale * x, atol=1e-12)
 
 
 def test_loss_is_the_mean_square_error_of_the_output_times_its_weight():
@@ -106,6 +110,18 @@ def test_loss_is_the_mean_square_error_of_the_output_times_its_weight():
     weighted = Denoiser(Recorder(), schedule, objective, MinSNRWeight(5)).loss(x0, t, noise)
     snr = (schedule.alpha(t) / schedule.sigma(t)) ** 2
     assert torch.allclose(weighted, plain * (snr.clamp(max=5) / snr).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_output_does_not_round_the_target(dtype):
+    t, x0, noise = torch.full((3,), 500.0).double(), draw(3, 1, 8, 8), draw(3, 1, 8, 8, seed=1)
+    for objective in (EpsilonPrediction(), VPrediction()):
+        half = Denoiser(Recorder(torch.zeros(3, 1, 8, 8, dtype=dtype)), CosineSchedule(), objective)
+        full = Denoiser(Recorder(torch.zeros(3, 1, 8, 8)), CosineSchedule(), objective)
+        assert half.loss(x0, t, noise).dtype == torch.float32
+        assert torch.equal(half.loss(x0, t, noise), full.loss(x0, t, noise))
+        assert half(x0, t).dtype == torch.float32
+        assert torch.equal(half(x0, t), full(x0, t))
 
 
 def test_edm_loss_is_the_paper_s():

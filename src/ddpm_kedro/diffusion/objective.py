@@ -53,7 +53,7 @@ class Objective(ABC):
         x = at_least_float32(x)
         a, b = self.coefficients(alpha, sigma)
         scale = sigma * a - alpha * b
-        return per_row(sigma / scale, x) * output.to(x.dtype) - per_row(b / scale, x) * x
+        return per_row(sigma / scale, x) * output - per_row(b / scale, x) * x
 
     def scale_input(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """x_t as the network gets to see it."""
