@@ -179,6 +179,11 @@ REFUSED = [
     ({"noise_schedules": {"cosine": {"steps": 3}}}, "noise_schedules.cosine"),
     ({"noise_schedule": "zero_terminal_snr", "objective": "eps"}, "objectives.eps"),
     ({"sampler": "flow_euler"}, "samplers.flow_euler"),
+    (
+        {"lr_schedule": "constant", "lr_schedules": {"constant": {"type": "torch.nn.Linear"}}},
+        "not a learning-rate schedule",
+    ),
+    ({"device": "cuda:99"}, "device=cuda:99"),
 ]
 
 

@@ -203,6 +203,8 @@ class Parameters(_Section):
     image_path: str | None
     """Where dataset=image_folder or parquet finds its images."""
     image_size: Count | None
+    import_path: str | None
+    """The diffusers folder that the pipeline import_diffusers reads."""
     data_root: str
     """Every file that a run reads or writes lies under it."""
     raw_root: str
@@ -237,7 +239,13 @@ class Parameters(_Section):
         Raises:
             InputError: an unknown class or argument, or options that do not go together.
         """
+        # Torch is imported here and not at the top: a wrong key is told without waiting for it.
+        from ddpm_kedro.training.lr_schedule import is_torch_scheduler
+        from ddpm_kedro.training.precision import choose_device
+        from ddpm_kedro.training.settings import TrainingSettings
+
         training, sampling = self.training, self.sampling
+        choose_device(self.device)
         with _named("datasets", self.dataset):
             check(self.preparation.source)
         with _named("augmentations", self.augmentation):
@@ -255,19 +263,22 @@ class Parameters(_Section):
         with _named("optimizers", self.optimizer):
             optimizer = _build_optimizer(training.optimizer)
         with _named("lr_schedules", self.lr_schedule):
-            made_by_torch = str(training.lr_schedule["type"]).startswith("torch.")
+            made_by_torch = is_torch_scheduler(training.lr_schedule)
             build(training.lr_schedule, *([optimizer] if made_by_torch else []))
+        for name in ("label", "guidance"):
+            value = getattr(sampling, name)
+            if value is not None and not training.conditional:
+                raise InputError(
+                    f"sampling.{name}={value}: only a conditional model has classes to choose "
+                    "from; set training.conditional=true too"
+                )
         with _named("evaluation", "features"):
             build(self.evaluation.features)
         with _named("samplers", self.sampler):
             build(training.sampler).check(schedule)
             if sampling.num_steps is not None:
                 build({**sampling.sampler, "num_steps": sampling.num_steps}).check(schedule)
-        if training.batch_size < training.distributed.workers * training.distributed.nodes:
-            raise InputError(
-                f"training.batch_size={training.batch_size}: give each of the "
-                f"{training.distributed.workers * training.distributed.nodes} workers one image"
-            )
+        TrainingSettings(**training.model_dump())  # ranges that depend on one another
 
 
 def _build_optimizer(option: Mapping[str, Any]) -> Any:
