@@ -6,6 +6,7 @@ import builtins
 import json
 import logging
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from wandb_reader import OfflineRun, offline_runs
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.hooks.wandb_run import WandbHook
+from ddpm_kedro.training.stops import Stopped
 from ddpm_kedro.training.tracker import Tracker
 
 SHIPPED = Path(__file__).parents[2] / "conf/base/wandb.yml"
@@ -265,6 +267,14 @@ def test_a_failed_run_ends_with_1(make_project):
         project.kedro_run(prepare(), train(project, RuntimeError("out of memory")))
     assert project.run.exit_code == 1
     assert len([row for row in project.run.history if "loss" in row]) == 4
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_stopped_and_saved_ends_with_its_code(make_project, signum):
+    project = make_project()
+    with pytest.raises(Stopped):
+        project.kedro_run(prepare(), train(project, Stopped(signum)))
+    assert project.run.exit_code == 128 + signum
 
 
 @pytest.mark.parametrize("exit_code", [130, 143])

@@ -18,6 +18,7 @@ from ddpm_kedro.hooks.wandb_recording import Recording
 from ddpm_kedro.hooks.wandb_service import is_installed
 from ddpm_kedro.hooks.wandb_settings import WandbSettings
 from ddpm_kedro.images.grid import make_grid
+from ddpm_kedro.training.stops import Stopped
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -100,8 +101,9 @@ class WandbHook:
         self._end(0)
 
     @hook_impl(tryfirst=True)
-    def on_pipeline_error(self) -> None:
-        self._end(1)
+    def on_pipeline_error(self, error: Exception) -> None:
+        """End the run as failed, or as stopped where training saved itself after a signal."""
+        self._end(error.exit_code if isinstance(error, Stopped) else 1)
 
     def on_interrupt(self, exit_code: int) -> None:
         """End the run after Ctrl-C or SIGTERM, of which Kedro tells no hook; our session does.
