@@ -18,6 +18,7 @@ from ddpm_kedro.diffusion.backbones.layers import (
     TimeFeatures,
     crop,
     pad_to_multiple,
+    spelled_group_norm,
 )
 from ddpm_kedro.diffusion.backbones.unet import ResidualBlock
 from ddpm_kedro.errors import InputError
@@ -227,6 +228,29 @@ def test_group_norm_is_torchs_own(device: torch.device) -> None:
     assert ours(half).dtype == torch.bfloat16
     exact = nn.functional.group_norm(half.float(), 4, ours.weight, ours.bias)
     assert torch.equal(ours(half), exact.bfloat16()) or device.type == "cuda"
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_group_norm_for_cuda_is_torchs_own_with_its_gradients(
+    device: torch.device, memory_format: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    images = 3 + 2 * torch.randn(2, 12, 5, 7, device=device)
+    results = []
+    for norm in (spelled_group_norm, nn.functional.group_norm):
+        x = images.clone(memory_format=memory_format).requires_grad_()
+        weight = torch.linspace(-1, 2, 12, device=device).requires_grad_()
+        bias = torch.linspace(-3, 1, 12, device=device).requires_grad_()
+        y = norm(x, 4, weight, bias, 1e-5)
+        (y * images.flip(0)).sum().backward()
+        results.append([y, x.grad, weight.grad, bias.grad])
+    for ours, torchs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-4)
+    assert results[0][0].is_contiguous(memory_format=memory_format)
+    half = images.bfloat16().to(memory_format=memory_format)
+    rounded = spelled_group_norm(half, 4, weight, bias, 1e-5)
+    assert rounded.dtype == torch.bfloat16
+    assert rounded.is_contiguous(memory_format=memory_format)
 
 
 def test_time_features_are_sines_and_cosines() -> None:

@@ -105,14 +105,27 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cuda":
             return super().forward(x.float()).to(x.dtype)
-        image = x.float()
-        groups = image.unflatten(1, (self.num_groups, -1))  # (B, G, C/G, H, W)
-        variance, mean = torch.var_mean(groups, dim=(2, 3, 4), correction=0)  # (B, G)
-        rate = (variance + self.eps).rsqrt()
-        scale = rate[..., None] * self.weight.view(self.num_groups, -1)  # (B, G, C/G)
-        offset = self.bias.view(self.num_groups, -1) - mean[..., None] * scale
-        scale, offset = scale.flatten(1)[..., None, None], offset.flatten(1)[..., None, None]
-        return torch.addcmul(offset, image, scale).to(x.dtype)
+        return spelled_group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def spelled_group_norm(
+    x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """weight (x - mean) / sqrt(variance + eps) + bias, written out.
+
+    Args:
+        x: (B, C, H, W) of any memory format, which the answer has too.
+        num_groups: G, a divisor of C; mean and variance are those of C/G channels.
+        weight, bias: (C,).
+        eps: added to the variance.
+    """
+    image = x.float()
+    groups = image.unflatten(1, (num_groups, -1))  # (B, G, C/G, H, W)
+    variance, mean = torch.var_mean(groups, dim=(2, 3, 4), correction=0)  # (B, G)
+    scale = (variance + eps).rsqrt()[..., None] * weight.view(num_groups, -1)  # (B, G, C/G)
+    offset = bias.view(num_groups, -1) - mean[..., None] * scale
+    scale, offset = scale.flatten(1)[..., None, None], offset.flatten(1)[..., None, None]
+    return torch.addcmul(offset, image, scale).to(x.dtype)
 
 
 class TimeFeatures(nn.Module):
