@@ -346,6 +346,7 @@ def test_runs_of_one_process_do_not_mix(make_project):
     assert first.run_id != second.run_id
     assert [len(run.images("samples")) for run in project.runs] == [1, 1]
     assert [run.exit_code for run in project.runs] == [0, 0]
+    assert project.tracker._sinks == []  # nor does a finished run keep listening
 
 
 @pytest.mark.parametrize("name", ["WANDB_MODE", "wandb.yml"])
