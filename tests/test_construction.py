@@ -37,18 +37,20 @@ def test_nested_options_are_built_first():
         ({"type": "fractions.Fraction", "numerater": 1}, "numerater"),
         ({"type": "fractions.Fraction", "numerator": float("nan")}, "finite"),
         ({"type": "fractions.Fraction", "numerator": {"type": "math.nothing"}}, "has no nothing"),
+        ({"type": "torch.optim.SGD", "lr": "nan"}, "lr=nan of torch.optim.SGD: give a finite"),
+        ({"type": "torch.optim.SGD", "momentum": "much"}, "momentum=much"),
     ],
 )
 def test_refused_before_it_is_made(option, words):
     with pytest.raises(InputError, match=words):
         check(option)
     with pytest.raises(InputError, match=words):
-        build(option)
+        build(option)  # an optimizer without parameters too: the mistake comes first
 
 
 def test_a_refusal_of_the_constructor_keeps_its_words():
-    with pytest.raises(InputError, match="Invalid literal for Fraction"):
-        build({"type": "fractions.Fraction", "numerator": "x"})
+    with pytest.raises(InputError, match="both arguments should be Rational"):
+        build({"type": "fractions.Fraction", "numerator": 1, "denominator": "x"})
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,10 @@ def check(option: Option, *args: Any, trusted: Sequence[str] | None = None, **ex
         signature = inspect.signature(target)
     except (TypeError, ValueError):  # some C types have none: then calling is the only check
         return
+    for key, value in arguments.items():
+        if isinstance(value, str) and key in signature.parameters:
+            if _is_number(signature.parameters[key]):
+                raise InputError(f"{key}={value} of {option['type']}: give a finite number")
     try:
         signature.bind(*args, **arguments, **extra)
     except TypeError as error:
@@ -104,6 +108,13 @@ def build(option: Option, *args: Any, trusted: Sequence[str] | None = None, **ex
         raise
     except (TypeError, ValueError) as error:
         raise InputError(f"{option['type']}: {error}") from error
+
+
+def _is_number(parameter: inspect.Parameter) -> bool:
+    """Whether an argument is a number by its default or its annotation."""
+    by_default = isinstance(parameter.default, int | float)
+    by_default = by_default and not isinstance(parameter.default, bool)
+    return by_default or parameter.annotation in (int, float, "int", "float")
 
 
 def _split(

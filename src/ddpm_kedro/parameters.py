@@ -302,7 +302,9 @@ def _one_line(error: ValidationError) -> str:
     mistake = error.errors()[0]
     path = [str(part) for part in mistake["loc"]]
     key = ".".join(path)
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    # One value that is interpolated into several places is one mistake.
+    others = {repr(other["input"]) for other in error.errors()} - {repr(mistake["input"])}
+    more = f" (and {len(others)} more)" if others else ""
     if mistake["type"] == "extra_forbidden":
         close = get_close_matches(path[-1], _known_keys(path[:-1]), n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
