@@ -1,4 +1,4 @@
-"""A training small enough for a unit test: random images of 4x4 pixels, a network of 200 weights."""
+"""A training small enough for a unit test: random images of 4x4, a network of 200 weights."""
 
 from __future__ import annotations
 
@@ -55,6 +55,20 @@ class TinyNetwork(nn.Module):
         return self.exit(self.dropout(torch.nn.functional.silu(h)))
 
 
+class AffineNetwork(nn.Module):
+    """a(t) x + b(t), with one a and one b for each of ``num_timesteps`` times."""
+
+    def __init__(self, in_channels: int, num_classes: int | None, num_timesteps: int) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros(num_timesteps))
+        self.offset = nn.Parameter(torch.zeros(num_timesteps))
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        index = t.round().long()
+        slope, offset = self.slope[index], self.offset[index]
+        return slope[:, None, None, None] * x + offset[:, None, None, None]
+
+
 def tiny_images(count: int = 40, seed: int = 0, classes: int = 3) -> ImageSet:
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 256, (count, 1, 4, 4), dtype=np.uint8)
@@ -95,7 +109,12 @@ def run(
 ) -> TrainingReceipts:
     """Train in ``root``, as :func:`tiny_settings` says."""
     store = CheckpointStore(root)
-    return train(images or tiny_images(), store, tracker or Tracker(), tiny_settings(**changes))
+    return train(
+        tiny_images() if images is None else images,
+        store,
+        tracker or Tracker(),
+        tiny_settings(**changes),
+    )
 
 
 def last_tensors(receipts: TrainingReceipts) -> dict[str, Tensor]:

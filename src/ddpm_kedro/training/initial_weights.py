@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor, nn
 
 from ddpm_kedro.diffusion.model import load_model
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.training.settings import TrainingSettings
 
 
-def load_initial_weights(network: torch.nn.Module, settings: TrainingSettings) -> None:
-    """Give the network the averaged weights of the model file ``init_from``.
+def initial_weights(network: nn.Module, settings: TrainingSettings) -> dict[str, Tensor]:
+    """The averaged weights of the model file ``init_from``, which fit ``network``.
 
     Raises:
         InputError: the file is no whole model, or of another backbone.
@@ -29,4 +29,4 @@ def load_initial_weights(network: torch.nn.Module, settings: TrainingSettings) -
             f"training.init_from={settings.init_from}: its backbone is another one; "
             f"{len(different)} tensors differ, first {different[0]}"
         )
-    network.load_state_dict(weights)
+    return weights

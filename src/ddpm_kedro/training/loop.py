@@ -16,8 +16,7 @@ from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.training.checkpoints import CheckpointStore, TrainingFolder
-from ddpm_kedro.training.distributed import launch
-from ddpm_kedro.training.initial_weights import load_initial_weights
+from ddpm_kedro.training.initial_weights import initial_weights
 from ddpm_kedro.training.precision import choose_device, choose_precision
 from ddpm_kedro.training.run import Outcome, TrainingRun
 from ddpm_kedro.training.settings import TrainingSettings
@@ -83,6 +82,8 @@ def train(
                     run = TrainingRun(images, folder, tracker, settings, spec, Team())
                     outcome = run(lambda: request.signum or 0)
                 else:
+                    from ddpm_kedro.training.distributed import launch
+
                     outcome = launch(images, folder, tracker, settings, spec, request)
             _raise_if_stopped(outcome)
 
@@ -148,7 +149,7 @@ def check_choices(spec: ModelSpec, images: ImageSet, settings: TrainingSettings)
     sampler = spec.build("sampler")
     sampler.check(model.denoiser.schedule)
     if settings.init_from is not None:
-        load_initial_weights(network, settings)
+        initial_weights(network, settings)
 
 
 def _surroundings(settings: TrainingSettings) -> dict[str, str]:

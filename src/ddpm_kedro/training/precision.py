@@ -60,13 +60,13 @@ class Precision:
         """fp16 gradients underflow unless the loss is scaled up."""
         return self.name == "fp16"
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         """A context in which the network's products run in this precision."""
+        if self.name == "fp32":
+            return contextlib.nullcontext()
         dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
         # Without the cache of cast weights: a CUDA graph must cast them anew at each replay.
-        return torch.autocast(
-            self.device_type, dtype, enabled=self.name != "fp32", cache_enabled=False
-        )
+        return torch.autocast(self.device_type, dtype, cache_enabled=False)
 
     @contextlib.contextmanager
     def product_mode(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ from ddpm_kedro.training.checkpoints import TrainingFolder
 from ddpm_kedro.training.data_feed import DataFeed, EpochOrder
 from ddpm_kedro.training.estimates import describe_cost
 from ddpm_kedro.training.held_out import HeldOutLoss, split_rows
-from ddpm_kedro.training.initial_weights import load_initial_weights
+from ddpm_kedro.training.initial_weights import initial_weights
 from ddpm_kedro.training.pace import Pace
 from ddpm_kedro.training.precision import choose_device, choose_precision
 from ddpm_kedro.training.previews import preview_path, write_preview
@@ -82,7 +82,7 @@ class TrainingRun:
             torch.manual_seed(derived_seed(settings.seed, Stream.WEIGHTS))
             model = Model(spec)
         if checkpoint is None and settings.init_from is not None:
-            load_initial_weights(model.network, settings)
+            model.network.load_state_dict(initial_weights(model.network, settings))
         model.network.to(device=self.device, memory_format=torch.channels_last).train()
         self.state = LearningState(model, settings)
         elapsed_seconds = 0.0

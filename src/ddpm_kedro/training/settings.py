@@ -107,13 +107,13 @@ class TrainingSettings:
         micro_batch_size: rows of one forward pass of one worker; None: its whole share.
         init_from: model file whose weights training starts from, or None.
         clip_norm: largest norm of the gradient, or None.
-        label_dropout: share of rows trained without their label, 0 <= p <= 1; when conditional.
+        label_dropout: share of rows trained without their label, 0 <= p < 1; when conditional.
         conditional: tell the network the class of each image.
         ema: see :class:`EMASettings`; a mapping will do.
         log_every_kimg, checkpoint_every_kimg: intervals of records and checkpoints.
         preview_every_kimg: interval of previews; None: only the one at the end.
         keep_checkpoints: checkpoints kept beside the best one.
-        held_out_fraction: share of the training images kept back to measure the loss on, 0 to 1.
+        held_out_fraction: share of the training images kept back to measure the loss on, as above.
         held_out_images: at most so many of them.
         max_skipped_updates: updates in a row that may be skipped for a loss or gradient that is
             not finite.
@@ -202,8 +202,8 @@ class TrainingSettings:
             ("label_dropout", self.label_dropout),
             ("held_out_fraction", self.held_out_fraction),
         ):
-            if not _is_number(share) or not 0 <= share < 1 + (name == "label_dropout"):
-                raise InputError(f"training.{name}={share}: give a number from 0 up to 1")
+            if not _is_number(share) or not 0 <= share < 1:
+                raise InputError(f"training.{name}={share}: give a number from 0 to below 1")
         if self.batch_size < self.distributed.world_size:
             raise InputError(
                 f"training.batch_size={self.batch_size}: give each of the "

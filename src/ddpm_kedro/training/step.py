@@ -118,8 +118,8 @@ class TrainingStep:
     def rehearse(self) -> None:
         """One pass forward and back whose gradients are thrown away.
 
-        DDP orders its buckets anew after its first pass, which changes the order of sums; a training
-        that is resumed would otherwise take one step in the first order that it took in the second.
+        DDP orders its buckets anew after its first pass, which changes the order of sums; without
+        this, a resumed training would take one step in another order than one never stopped.
         """
         spec = self.state.model.spec
         x0 = torch.zeros((len(self.rows), *spec.image_shape), device=self.rows.device)
@@ -167,7 +167,12 @@ class TrainingStep:
             optimizer.grad_scale = None
             optimizer.step()
             return
-        # Any other optimizer steps with gradients of zero, and its work is then taken back.
+        self._update_by_flag(is_finite, gradients)
+
+    @torch.no_grad()
+    def _update_by_flag(self, is_finite: Tensor, gradients: list[Tensor]) -> None:
+        """Any optimizer: it steps with gradients of zero, and its work is then taken back."""
+        optimizer = self.state.optimizer
         for gradient in gradients:
             gradient.copy_(torch.where(is_finite, gradient, 0.0))
         values: list[Tensor] = list(self.state.parameters)

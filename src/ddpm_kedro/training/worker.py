@@ -88,7 +88,7 @@ class RemoteTracker:
         self._line.put(("note", (key, value)))
 
     def sync(self) -> None:
-        """As :meth:`Tracker.sync`: returns when all that was said before is on the parent's disk."""
+        """As :meth:`Tracker.sync`: returns when all said before is on the parent's disk."""
         self._line.put(("sync", ()))
         self._line.join()
 
