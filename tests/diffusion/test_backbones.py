@@ -16,6 +16,7 @@ from ddpm_kedro.diffusion.backbones.layers import (
     LabelEmbedding,
     SelfAttention,
     TimeFeatures,
+    attend,
     crop,
     pad_to_multiple,
     spelled_group_norm,
@@ -267,6 +268,19 @@ def test_time_features_are_sines_and_cosines() -> None:
 def test_label_embedding_has_one_row_more() -> None:
     table = LabelEmbedding(3, 4)
     assert torch.equal(table(None, 2), table(torch.tensor([3, 3]), 2))
+
+
+@pytest.mark.parametrize("tokens", [9, 1025])
+def test_attention_in_half_precision_is_close(device: torch.device, tokens: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 2, 2, tokens, 4, generator=generator).to(device)
+    exact = attend(*inputs.clone().requires_grad_().unbind())
+    half = inputs.bfloat16().requires_grad_()
+    rough = attend(*half.unbind())
+    assert rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.02)
+    rough.float().square().sum().backward()
+    assert half.grad.isfinite().all()
 
 
 def test_attention_is_softmax_of_products() -> None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ddpm_kedro.errors import InputError
 
+MAX_TOKENS_IN_A_TABLE = 1024
+
 
 def positive(most: int = 1 << 16, /, **numbers: int) -> None:
     """Refuse sizes that are not whole numbers in 1..``most``.
@@ -191,12 +193,16 @@ def add_labels(embedding: Tensor, table: LabelEmbedding | None, labels: Tensor |
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V by torch's fused kernels; each (B, heads, tokens, d).
+    """softmax(Q K^T / sqrt(d)) V; each (B, heads, tokens, d).
 
-    On a CPU in fp32 whatever the autocast: its bf16 backward kernel is several times slower.
+    By torch's fused kernels, but for half precision on a CPU, where their backward pass is slow:
+    there by two products (twice as fast), or in fp32 where the tokens' table would be large.
     """
-    if query.device.type != "cpu":
+    if query.device.type != "cpu" or query.dtype == torch.float32:
         return F.scaled_dot_product_attention(query, key, value)
+    if query.shape[-2] <= MAX_TOKENS_IN_A_TABLE:
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return scores.float().softmax(-1).to(value.dtype) @ value
     with torch.autocast("cpu", enabled=False):
         mixed = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
     return mixed.to(query.dtype)
