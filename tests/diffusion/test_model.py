@@ -304,6 +304,12 @@ class TestFile:
         network = load_model(tmp_path / "half").network
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
+    def test_sets_may_share_their_tensors(self, tmp_path: Path) -> None:
+        state = model().network.state_dict()
+        save_model(tmp_path / "model", model().spec, {"ema": state, "raw": state})
+        raw = load_model(tmp_path / "model", weights="raw").network.state_dict()
+        assert all(torch.equal(raw[name], value) for name, value in state.items())
+
     @pytest.mark.parametrize("sets", [{}, {"a/b": {}}, {"": {}}])
     def test_refuses_sets_without_a_proper_name(self, tmp_path: Path, sets: dict) -> None:
         with pytest.raises(InputError, match="weights"):

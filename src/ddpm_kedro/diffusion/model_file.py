@@ -46,11 +46,14 @@ def save_model(
             raise InputError(f"weights {name!r}: give the set a name without a slash")
     if not weights:
         raise InputError("weights: give at least one set")
-    tensors = {
-        f"{group}/{name}": tensor.detach().to("cpu").contiguous()
-        for group, state in weights.items()
-        for name, tensor in state.items()
-    }
+    tensors: dict[str, Tensor] = {}
+    memory: set[int] = set()  # safetensors refuses two tensors in one place, as in equal sets
+    for group, state in weights.items():
+        for name, tensor in state.items():
+            tensor = tensor.detach().to("cpu").contiguous()
+            address = tensor.untyped_storage().data_ptr()
+            tensors[f"{group}/{name}"] = tensor.clone() if address in memory else tensor
+            memory.add(address)
     spec_json = json.dumps(spec.to_dict(), sort_keys=True)
     header = {
         "version": VERSION,
