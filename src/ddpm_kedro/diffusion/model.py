@@ -159,8 +159,8 @@ class Model:
         if compile not in COMPILE:
             raise InputError(f"compile={compile!r}: choose among {', '.join(COMPILE)}")
         solver = self._solver(sampler, num_steps)
-        if device is not None:
-            self.network.to(device)
+        if device is not None and next(self.network.parameters()).device != torch.device(device):
+            _move(self.network, device)
         device = next(self.network.parameters()).device
         label_of_row = self._labels(labels, num_samples)
 
@@ -172,8 +172,6 @@ class Model:
             tile = min(16, max(1, PIXELS_PER_TILE // pixels))
             batch_size += -batch_size % tile
             network = Tiled(network, tile)
-        elif device.type == "cuda":
-            network.to(memory_format=torch.channels_last)
         if compile == "on" or (
             compile == "auto" and device.type == "cuda" and num_calls >= FEWEST_CALLS_TO_COMPILE
         ):
@@ -285,9 +283,20 @@ def load_model(
             if name.startswith(prefix)
         }
         fill(network, state)
-        return Model(spec, network.to(device).eval(), trusted)
+        _move(network, device)
+        return Model(spec, network.eval(), trusted)
     except InputError as error:
         raise InputError(f"model file {path}: {error}") from error
+
+
+def _move(network: nn.Module, device: torch.device | str) -> None:
+    """Move a network in place, on CUDA in the layout that its convolutions are fastest in.
+
+    Only a move may change the layout: a CUDA graph of a training knows the weights' addresses.
+    """
+    network.to(device)
+    if torch.device(device).type == "cuda":
+        network.to(memory_format=torch.channels_last)
 
 
 def _bar(
