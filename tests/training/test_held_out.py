@@ -58,3 +58,13 @@ def test_the_loss_is_fixed_and_does_not_depend_on_the_batch_size() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert losses[1] == losses[2] != losses[3]
     assert model.denoiser.training
+
+
+def test_the_loss_has_no_dropout() -> None:
+    images = tiny_images()
+    settings = tiny_settings(backbone={"type": "tiny_training.TinyNetwork", "dropout": 0.5})
+    denoiser = Model(model_spec(images, settings)).denoiser.train()
+    rows = np.arange(8, dtype=np.int32)
+    timesteps = settings.timestep_sampling()
+    loss = HeldOutLoss(images.images, None, rows, timesteps=timesteps, seed=0, batch_size=8)
+    assert loss(denoiser, FP32) == loss(denoiser, FP32)

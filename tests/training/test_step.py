@@ -11,6 +11,8 @@ from tiny_training import tiny_images, tiny_settings
 from torch import Tensor
 
 from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.diffusion.noise import Stream, normal
+from ddpm_kedro.images.pixels import normalise
 from ddpm_kedro.training.loop import model_spec
 from ddpm_kedro.training.precision import Precision
 from ddpm_kedro.training.settings import TrainingSettings
@@ -83,6 +85,20 @@ def test_counters_keep_no_graph_alive(device: torch.device) -> None:
     assert not any(value.requires_grad for value in state.counters.values())
     assert all(value.grad_fn is None for value in state.counters.values())
     assert int(state.counters["loss_count"]) == 3
+
+
+def test_draws_are_pixels_levels_and_normal_noise_of_the_step(device: torch.device) -> None:
+    state, step = make(tiny_settings(), device)
+    drawn = []
+    for number in (0, 1):
+        state.counters["step"].fill_(number)
+        x0, t, noise, labels = step._draw(batch(device), None, slice(0, 8))
+        levels = [values.flatten(1).sort(1).values for values in (x0, normalise(batch(device)))]
+        torch.testing.assert_close(*levels, rtol=0, atol=0)  # flips move pixels, no more
+        assert labels is None
+        assert torch.equal(noise, normal(0, Stream.NOISE, number, step.rows, (1, 4, 4)))
+        drawn.append((t, noise))
+    assert not any(map(torch.equal, *drawn))
 
 
 def test_the_loss_is_the_mean_over_the_batch(device: torch.device) -> None:
@@ -184,6 +200,19 @@ def test_clipping_bounds_the_gradient(device: torch.device) -> None:
     ).norm()
     assert float(state.counters["grad_norm"]) > 1e-2
     assert float(moved) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_clipping_leaves_a_small_gradient_alone(device: torch.device) -> None:
+    sgd = {"type": "torch.optim.SGD", "lr": 1.0}
+    constant = {"type": "ddpm_kedro.training.lr_schedule.Constant"}
+    starts = []
+    for clip_norm in (1e6, None):
+        state, step = make(
+            tiny_settings(optimizer=sgd, lr_schedule=constant, clip_norm=clip_norm), device
+        )
+        take(state, step)
+        starts.append(state.parameters)
+    assert all(map(torch.equal, *starts))
 
 
 def test_half_precision_gradients_point_the_same_way(device: torch.device) -> None:
