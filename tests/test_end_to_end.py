@@ -79,7 +79,7 @@ def test_every_stage_leaves_what_the_contract_names(finished):
         log[-1]
     )
     report = (finished / "08_reporting/report.html").read_text()
-    assert "torch.optim.Adam" in report
+    assert "Adam(betas=" in report  # what was used
     card = json.loads((finished / "08_reporting/data_card.json").read_text())
     assert card
 
@@ -144,7 +144,7 @@ def test_sampling_without_a_model_says_what_to_run(tmp_path):
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_goes_on_where_it_stopped(finished, tmp_path, signum, code):
-    params = "lr_schedule=constant,training.log_every_kimg=0.032"
+    params = "training.log_every_kimg=0.032"
     process = subprocess.Popen(
         command(tmp_path, params=params + ",training.budget_kimg=1000"),
         cwd=PROJECT,
