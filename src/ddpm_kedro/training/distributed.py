@@ -92,10 +92,15 @@ class _Agent(threading.Thread):
         self._failure: BaseException | None = None
 
     def run(self) -> None:
+        # It warns that it cannot take the signals here, which is why it is here.
+        agent_logger = logging.getLogger("torch.distributed.elastic.multiprocessing.api")
+        agent_logger.addFilter(_says_more_than_signals)
         try:
             self._results = elastic_launch(self._config, work)(self._job)
         except BaseException as error:
             self._failure = error
+        finally:
+            agent_logger.removeFilter(_says_more_than_signals)
 
     def outcome(self) -> Outcome:
         """What the workers returned; all of them the same."""
@@ -114,6 +119,10 @@ class _Agent(threading.Thread):
         if not outcomes:  # a worker refused, and died before it could hand that back
             raise RuntimeError("training: a worker refused to go on; its log says why")
         return outcomes[0]
+
+
+def _says_more_than_signals(record: logging.LogRecord) -> bool:
+    return "Failed to register signal handlers" not in record.getMessage()
 
 
 def _launch_config(folder: TrainingFolder, distributed: DistributedSettings) -> LaunchConfig:

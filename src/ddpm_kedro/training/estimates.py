@@ -25,7 +25,15 @@ def describe_cost(state: LearningState, rows: int, precision: Precision) -> str:
         rows, precision=precision.name, num_averages=len(state.ema.averages)
     )
     return (
-        f"{cost.parameters:,} parameters, {cost.forward_flops / 1e9:,.3g} GFLOP forward and "
-        f"{cost.training_flops / 1e9:,.3g} GFLOP in training per image, about "
-        f"{memory_bytes / 1e9:,.2g} GB of memory for {rows:,} images at a time"
+        f"{cost.parameters:,} parameters, {cost.forward_flops / 1e9:,.3g} GFLOP forward, "
+        f"{cost.training_flops / 1e9:,.3g} in training per image, about "
+        f"{_size(memory_bytes)} of memory for {rows:,} images at a time"
     )
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} GB"

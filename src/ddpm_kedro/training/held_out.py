@@ -35,10 +35,12 @@ def split_rows(num_images: int, fraction: float, most: int) -> tuple[np.ndarray,
 
 def _hash(count: int) -> np.ndarray:
     """The mixing function of splitmix64 (Steele et al. 2014) over 0..count-1, uint64."""
-    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z = np.arange(1, count + 1, dtype=np.uint64)
+    z *= np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        z ^= z >> np.uint64(shift)  # in place: a million images should cost few copies
+        z *= np.uint64(factor)
+    return z
 
 
 class HeldOutLoss:
