@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import sys
 
 import pytest
 
@@ -59,6 +60,20 @@ def test_a_refusal_of_the_constructor_keeps_its_words():
 def test_only_trusted_modules_are_named(path):
     with pytest.raises(InputError):
         locate(path, trusted=("ddpm_kedro",))
+
+
+@pytest.mark.parametrize("name", ["stranger_to_all", "ddpm_kedro_evil"])
+def test_a_stranger_is_refused_before_it_is_imported(name, tmp_path, monkeypatch):
+    """Importing runs a module, so a look at what it holds would come too late."""
+    (tmp_path / f"{name}.py").write_text("class Network: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="not among the trusted modules"):
+        locate(f"{name}.Network", trusted=("ddpm_kedro",))
+    assert name not in sys.modules
+    monkeypatch.setattr("ddpm_kedro.files.Network", type("Network", (), {}), raising=False)
+    monkeypatch.setattr("ddpm_kedro.files.Network.__module__", name)
+    with pytest.raises(InputError, match="outside the trusted modules"):
+        locate("ddpm_kedro.files.Network", trusted=("ddpm_kedro",))
 
 
 def test_an_import_of_a_trusted_module_is_not_trusted():

@@ -43,8 +43,8 @@ def locate(path: str, trusted: Sequence[str] | None = None) -> Callable[..., Any
     if not callable(found):
         raise InputError(f"type={path}: names a {type(found).__name__}, not a class or a function")
     # A trusted module's imports are not its own: `ddpm_kedro.files.os.system` must not pass.
-    if trusted is not None and not str(getattr(found, "__module__", "")).startswith(
-        tuple(prefix.rstrip(".") for prefix in trusted)
+    if trusted is not None and not f"{getattr(found, '__module__', '')}.".startswith(
+        tuple(prefix.rstrip(".") + "." for prefix in trusted)
     ):
         raise InputError(f"type={path}: defined outside the trusted modules {', '.join(trusted)}")
     return found
@@ -69,9 +69,9 @@ def check(option: Option, *args: Any, trusted: Sequence[str] | None = None, **ex
     except (TypeError, ValueError):  # some C types have none: then calling is the only check
         return
     for key, value in arguments.items():
-        if isinstance(value, str) and key in signature.parameters:
-            if _is_number(signature.parameters[key]):
-                raise InputError(f"{key}={value} of {option['type']}: give a finite number")
+        wanted = signature.parameters.get(key)
+        if isinstance(value, str) and wanted is not None and _is_number(wanted):
+            raise InputError(f"{key}={value} of {option['type']}: give a finite number")
     try:
         signature.bind(*args, **arguments, **extra)
     except TypeError as error:
