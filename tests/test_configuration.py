@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,13 @@ import yaml
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.framework.config_loader import LayeredConfigLoader, compose
-from ddpm_kedro.parameters import Parameters
+from ddpm_kedro.parameters import (
+    DistributedParameters,
+    EmaParameters,
+    Parameters,
+    TrainingParameters,
+)
+from ddpm_kedro.training.settings import DistributedSettings, EMASettings, TrainingSettings
 
 CONF = Path(__file__).parents[1] / "conf"
 PRESETS = ["", "smoke", "homework", "cifar10", "fashion_mnist", "image_folder", "conditional"]
@@ -196,3 +203,15 @@ def test_wrong_input_is_one_line_that_names_it(given, words):
         Parameters.from_tree(composed("", **given))
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"),
+    [
+        (TrainingParameters, TrainingSettings),
+        (EmaParameters, EMASettings),
+        (DistributedParameters, DistributedSettings),
+    ],
+)
+def test_the_engine_takes_what_the_parameters_say(section, settings):
+    assert set(section.model_fields) == {field.name for field in dataclasses.fields(settings)}

@@ -75,6 +75,10 @@ class DistributedParameters(_Section):
     """Machines."""
     rendezvous: str | None
     """host:port where the machines meet; needed when nodes is more than 1."""
+    wait_minutes: Positive
+    """How long a machine waits there for the others."""
+    max_restarts: Annotated[int, Field(ge=0)]
+    """How often a job with a dead worker starts again from its last checkpoint."""
 
 
 class TrainingParameters(_Section):

@@ -130,7 +130,7 @@ def test_a_wrong_choice_is_one_line_that_names_the_right_ones(conf, given, words
 
 
 def test_an_environment_without_a_folder_is_refused(conf):
-    with pytest.raises(InputError, match="--env nowhere.*choose one of homework"):
+    with pytest.raises(InputError, match=r"--env nowhere.*choose one of homework"):
         load(conf, "nowhere")
 
 

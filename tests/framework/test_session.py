@@ -1,0 +1,119 @@
+"""How a run ends: one line for a mistake, the exit code of a signal, hooks that are told."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import SimpleNamespace
+
+import click
+import pytest
+from kedro.framework.session import KedroSession
+
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.framework.session import ProjectSession, mistake_in
+from ddpm_kedro.training.stops import Stopped
+
+
+class Hook:
+    def __init__(self) -> None:
+        self.codes: list[int] = []
+
+    def on_interrupt(self, exit_code: int) -> None:
+        self.codes.append(exit_code)
+
+
+@pytest.fixture
+def session(tmp_path):
+    """A session whose run does what a test gives it, and the hook that watches it."""
+    session = ProjectSession("session", package_name="ddpm_kedro", project_path=tmp_path)
+    hook = Hook()
+    session._hook_manager = SimpleNamespace(get_plugins=lambda: [object(), hook])
+
+    def prepare(monkeypatch, work) -> tuple[ProjectSession, Hook]:
+        monkeypatch.setattr(KedroSession, "run", lambda self: work())
+        return session, hook
+
+    return prepare
+
+
+def fail(error: BaseException):
+    def work():
+        raise error
+
+    return work
+
+
+def wrapped() -> None:
+    try:
+        raise InputError("seed=x: give a number")
+    except InputError as error:
+        raise RuntimeError("Failed while loading data") from error
+
+
+def test_the_result_passes(session, monkeypatch):
+    run, hook = session(monkeypatch, lambda: {"model": 1})
+    assert run.run() == {"model": 1}
+    assert hook.codes == []
+
+
+def test_a_mistake_is_one_line_on_the_command_line_and_itself_in_python(session, monkeypatch):
+    run, _ = session(monkeypatch, wrapped)
+    with pytest.raises(InputError, match="seed=x: give a number"):
+        run.run()
+    with click.Context(click.Command("run")), pytest.raises(click.ClickException) as refused:
+        run.run()
+    assert refused.value.message == "seed=x: give a number"
+    assert refused.value.exit_code == 1
+
+
+def test_a_fault_of_ours_keeps_its_traceback(session, monkeypatch):
+    run, _ = session(monkeypatch, fail(ZeroDivisionError("ours")))
+    with pytest.raises(ZeroDivisionError):
+        run.run()
+
+
+def test_a_fault_while_a_mistake_was_handled_is_still_a_fault():
+    fault = KeyError("fault")
+    fault.__context__ = InputError("mistake")
+    assert mistake_in(fault) is None
+
+
+def test_a_wrong_pipeline_name_is_a_mistake():
+    error = ValueError("Failed to find the pipeline named 'trainin'. \nDid you mean\n    training")
+    assert str(mistake_in(error)).endswith("Did you mean training")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, [130]),
+        (SystemExit(143), 143, [143]),
+        (Stopped(signal.SIGTERM, "saved"), 143, []),  # Kedro itself tells hooks of an Exception
+        (Stopped(signal.SIGINT, "saved"), 130, []),
+    ],
+)
+def test_a_stop_ends_with_its_code(session, monkeypatch, error, code, told):
+    run, hook = session(monkeypatch, fail(error))
+    with pytest.raises(SystemExit) as ended:
+        run.run()
+    assert ended.value.code == code
+    assert hook.codes == told
+
+
+def test_sigterm_unwinds_the_run_and_the_handler_is_put_back(session, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    closed = []
+
+    def work():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            closed.append(True)
+
+    run, hook = session(monkeypatch, work)
+    with pytest.raises(SystemExit) as ended:
+        run.run()
+    assert (ended.value.code, hook.codes, closed) == (143, [143], [True])
+    assert signal.getsignal(signal.SIGTERM) is before
