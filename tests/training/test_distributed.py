@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,43 @@ def test_a_killed_worker_changes_nothing(
     assert receipts.model.path.read_bytes() == undisturbed.model.path.read_bytes()
     assert_same_bits(last_tensors(receipts), last_tensors(undisturbed))
     assert untimed_log(receipts) == untimed_log(undisturbed)
+
+
+def train_on_one_of_two_machines(root: Path, rendezvous: str) -> None:
+    two = {"nodes": 2, "rendezvous": rendezvous, "wait_minutes": 2}
+    run(root, distributed=two)
+
+
+def test_two_machines_end_with_the_same_model_each(
+    tmp_path: Path, undisturbed: TrainingReceipts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two agents with a folder and one worker each, as on two machines."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        rendezvous = f"127.0.0.1:{probe.getsockname()[1]}"
+    machines = [
+        multiprocessing.get_context("spawn").Process(
+            target=train_on_one_of_two_machines, args=(tmp_path / name, rendezvous)
+        )
+        for name in ("left", "right")
+    ]
+    for machine in machines:
+        machine.start()
+    for machine in machines:
+        machine.join()
+    assert [machine.exitcode for machine in machines] == [0, 0]
+    models = [path.read_bytes() for path in tmp_path.rglob("model.safetensors")]
+    assert models == 2 * [undisturbed.model.path.read_bytes()]
+
+
+def test_a_machine_that_never_comes_is_missed(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        rendezvous = f"127.0.0.1:{probe.getsockname()[1]}"
+    alone = {"nodes": 2, "rendezvous": rendezvous, "wait_minutes": 0.01}
+    with pytest.raises(InputError, match="fewer than 2 machines"):
+        run(tmp_path, distributed=alone)
 
 
 def test_workers_stop_together_and_go_on(

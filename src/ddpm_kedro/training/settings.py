@@ -67,17 +67,20 @@ class DistributedSettings:
         workers: processes on this machine, >= 1; one runs in this process, without a launcher.
         nodes: machines, >= 1.
         rendezvous: ``host:port`` where the machines meet; needed when there are several.
+        wait_minutes: how long to wait for the other machines, > 0.
         max_restarts: how often a job with a dead worker starts again from its last checkpoint.
     """
 
     workers: int = 1
     nodes: int = 1
     rendezvous: str | None = None
+    wait_minutes: float = 10.0
     max_restarts: int = 3
 
     def __post_init__(self) -> None:
         _demand_whole("distributed.workers", self.workers, 1)
         _demand_whole("distributed.nodes", self.nodes, 1)
+        _demand_optional("distributed.wait_minutes", self.wait_minutes, above=0, optional=False)
         _demand_whole("distributed.max_restarts", self.max_restarts, 0)
         if self.nodes > 1 and not self.rendezvous:
             raise InputError(

@@ -20,6 +20,7 @@ from ddpm_kedro.diffusion.model_spec import ModelSpec
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.training.checkpoints import TrainingFolder
+from ddpm_kedro.training.rendezvous import Rendezvous, interface_of
 from ddpm_kedro.training.run import Outcome, TrainingRun, device_of
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.stops import die_with_parent
@@ -135,7 +136,7 @@ def work(job: Job) -> Outcome | Refusal | None:
 
 def join_team(settings: TrainingSettings) -> Team:
     """Meet the other workers of this attempt, as the elastic agent's environment says."""
-    environment = os.environ
+    environment, distributed = os.environ, settings.distributed
     team = Team(
         rank=int(environment["RANK"]),
         world_size=int(environment["WORLD_SIZE"]),
@@ -146,18 +147,26 @@ def join_team(settings: TrainingSettings) -> Team:
         torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in environment:
         cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(max(1, cores // settings.distributed.workers))
+        torch.set_num_threads(max(1, cores // distributed.workers))
+    # By itself gloo takes the interface that the machine's own name leads to, often none of use.
+    is_alone = distributed.nodes == 1
+    address = "127.0.0.1" if is_alone else Rendezvous(str(distributed.rendezvous), 0).own_address()
+    interface = interface_of(address)
+    if interface is not None:
+        environment.setdefault("GLOO_SOCKET_IFNAME", interface)
     is_agents = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = torch.distributed.TCPStore(
+    store: torch.distributed.Store = torch.distributed.TCPStore(
         environment["MASTER_ADDR"],
         int(environment["MASTER_PORT"]),
         is_master=not is_agents and team.rank == 0,
     )
-    # Under a prefix of its own: with gloo, a new attempt would find the addresses of the dead one.
-    attempt = environment["TORCHELASTIC_RESTART_COUNT"]
+    # An agent's store outlives an attempt, and gloo would find the dead one's addresses in it.
+    if is_agents:
+        attempt = environment["TORCHELASTIC_RESTART_COUNT"]
+        store = torch.distributed.PrefixStore(f"attempt{attempt}", store)
     torch.distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=torch.distributed.PrefixStore(f"attempt{attempt}", store),
+        store=store,
         rank=team.rank,
         world_size=team.world_size,
     )
