@@ -4,7 +4,7 @@
 
 One cell after the other: a cell that stands in ``results/digits_table.json`` is not computed again,
 and a training that was stopped goes on. The network, the optimizer and all other choices are those
-of ``conf/base``. At the end both tables go into ``docs/objectives.md``.
+of ``conf/base``. At the end both tables go into ``docs/performance.md``.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from measurement import RESULTS, chosen_device, machine, markdown_table, save_results, versions
+from page import PAGE, replace_section
 
+from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.model import Model, load_model
 from ddpm_kedro.evaluation.features import PrincipalComponents
 from ddpm_kedro.evaluation.frechet import Gaussian, expected_bias, frechet_distance
 from ddpm_kedro.evaluation.scores import distribution_metrics
-from ddpm_kedro.files import atomic_write
 from ddpm_kedro.images import Digits
 from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.images.pixels import quantise
 from ddpm_kedro.images.preparation import PreparationSettings, prepare
 from ddpm_kedro.images.store import ImageStore
 from ddpm_kedro.training.checkpoints import CheckpointStore
@@ -38,8 +41,6 @@ from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.tracker import Tracker
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "objectives.md"
-MARKS = "<!-- digits table: begin -->", "<!-- digits table: end -->"
 
 # A schedule that fits each objective, how its times are drawn, what its loss weighs, and a sampler
 # that calls the network about 50 times.
@@ -168,7 +169,9 @@ class Benchmark:
     def draw(
         self, model: Model, seed: int, sampler: str, num_steps: int | None = None
     ) -> tuple[np.ndarray, int]:
-        """Samples, and how often the network was called for one of them."""
+        """Samples, made as one batch, and how often the network was called for them."""
+        option = dict(self.tables["samplers"][sampler])
+        option["num_steps"] = num_steps or option["num_steps"]
         calls = 0
 
         def count(*arguments: Any) -> None:
@@ -176,16 +179,10 @@ class Benchmark:
             calls += 1
 
         hook = model.network.register_forward_hook(count)
-        images = model.sample(
-            self.options.num_samples,
-            seed=seed,
-            sampler=self.tables["samplers"][sampler],
-            num_steps=num_steps,
-            batch_size=self.options.num_samples,
-        )
+        rows = torch.arange(self.options.num_samples)
+        images = build(option).sample(model.denoiser, model.spec.image_shape, rows, seed)
         hook.remove()
-        tile = 16 if self.device.type == "cpu" else self.options.num_samples
-        return images, round(calls / -(-self.options.num_samples // tile))
+        return quantise(images).cpu().numpy(), calls
 
     def scores(self, images: np.ndarray) -> dict[str, Any]:
         """Frechet distances to the training images and to the held-out ones."""
@@ -349,17 +346,6 @@ def _mean_and_range(values: Sequence[float], unit: str = "") -> str | None:
     return f"{mean} ({min(values):{digits}} to {max(values):{digits}})"
 
 
-def write_page(page: Path, text: str) -> None:
-    """Put the tables between the page's two marks; a page without them is left alone."""
-    if not page.exists():
-        return
-    before, mark, rest = page.read_text().partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if mark and end:
-        with atomic_write(page) as file:
-            file.write(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}".encode())
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -382,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     benchmark.save()
     text = benchmark.tables_as_markdown()
     print(text)
-    write_page(options.page, text)
+    replace_section(options.page, "digits table", text)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ class Contender:
         turn: does ``units_per_turn`` units of work; need not wait for the device.
         units_per_turn: images (or FLOP) of one turn.
         seconds: of each turn measured so far.
+        processor_seconds: of all threads in each turn. On a machine shared with others this moves
+            far less than the clock on the wall, as long as there is one thread (two of them spin
+            while they wait for each other).
         peak_bytes: of device memory, over building and warming up; None where unknown.
     """
 
@@ -47,6 +50,7 @@ class Contender:
     units_per_turn: float
     seconds: list[float] = field(default_factory=list)
     peak_bytes: int | None = None
+    processor_seconds: list[float] = field(default_factory=list)
 
     @property
     def rates(self) -> list[float]:
@@ -72,6 +76,8 @@ class Contender:
                 "min": rates[0],
                 "max": rates[-1],
             },
+            f"{unit}_per_processor_second": self.units_per_turn
+            / statistics.median(self.processor_seconds),
             "turns": len(rates),
             "seconds_of_turns": [round(seconds, 5) for seconds in self.seconds],
             "peak_memory_bytes": self.peak_bytes,
@@ -118,10 +124,11 @@ def take_turns(
             break
         for contender in contenders:
             wait_for(device)
-            started_at = time.perf_counter()
+            started_at, processor_before = time.perf_counter(), time.process_time()
             contender.turn()
             wait_for(device)
             contender.seconds.append(time.perf_counter() - started_at)
+            contender.processor_seconds.append(time.process_time() - processor_before)
 
 
 def matrix_products(device: torch.device) -> list[Contender]:
