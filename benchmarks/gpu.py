@@ -43,7 +43,7 @@ def parts(device: torch.device, results: Path) -> list[tuple[str, int, list[str]
     profile = [str(HERE / "gpu.py"), "--profile", *to]
     tests = ["-m", "pytest", "-m", "cuda", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
     if device.type != "cuda":
-        small = ["--networks", "ddpm_small", "--batch-sizes", "4", "--rounds", "2", "--no-memory"]
+        small = ["--networks", "ddpm_small", "--batch-sizes", "16", "--rounds", "2", "--no-memory"]
         return [
             ("tests", 120, [*tests, str(HERE.parent / "tests" / "training" / "test_step.py")]),
             ("training step", 240, [step, *small, *to]),

@@ -130,17 +130,18 @@ def overhead(result: Mapping[str, Any]) -> str:
             where(result),
             "A record after every step, the worst case (the presets take 16 steps or more):",
             markdown_table(
-                ["training", "hook", "steps", "bare step, ms", "engine's step, ms",
-                 "difference, ms", "share"],
+                ["training", "hook", "steps", "bare step, processor ms", "difference, processor ms",
+                 "share", "bare step, wall ms", "difference, wall ms"],
                 [
                     [
                         f"{row['network']}, batch {row['batch_size']}",
                         row["sink"],
                         row["steps"],
-                        1000 * row["bare_seconds"],
-                        1000 * row["loop_seconds"],
-                        1000 * row["median_difference_seconds"],
-                        f"{row['median_difference_seconds'] / row['bare_seconds']:+.2%}",
+                        1000 * row["processor"]["bare_seconds"],
+                        1000 * row["processor"]["median_difference_seconds"],
+                        f"{row['overhead']:+.2%}",
+                        1000 * row["wall"]["bare_seconds"],
+                        1000 * row["wall"]["median_difference_seconds"],
                     ]
                     for row in result["results"]
                 ],

@@ -137,9 +137,9 @@ def measure(options: argparse.Namespace, network: str, batch_size: int) -> dict[
                     trainers.several(step, 6 if device.type == "cuda" else options.warm_up)()
                     wait_for(device)
                     peak_bytes = peak()
-            except torch.OutOfMemoryError:
-                failed[name] = "out of memory"
-                torch.cuda.empty_cache()
+            except Exception as error:  # one that cannot run here does not stop the others
+                failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                print(f"{name} failed: {failed[name]}", flush=True)
                 continue
             turn = trainers.several(step, steps_per_turn)
             contenders.append(
