@@ -152,3 +152,36 @@ def test_layers_are_left_as_they_were():
     layers = [{"a": {"b": 1}}, {"a": {"c": "${a.b}"}}]
     assert compose(layers) == {"a": {"b": 1, "c": 1}}
     assert layers == [{"a": {"b": 1}}, {"a": {"c": "${a.b}"}}]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("optimizer: adam\nseed: [1\n", "line 3: not valid YAML"),
+        ("a: 1\n\tb: 2\n", "line 2: not valid YAML"),
+        ("seed: 1\nseed: 2\n", "line 2: not valid YAML: found duplicate key seed"),
+        ("- a\n- b\n", "needs key: value lines at its top level, not a list"),
+        ("5\n", "needs key: value lines"),
+        (b"name: caf\xe9\n", "not UTF-8"),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_name_and_line(conf, text, said):
+    path = conf / "local" / "parameters.yml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError) as refused:
+        load(conf, env="homework")["parameters"]
+    assert str(path) in str(refused.value)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_empty_file_says_nothing(conf):
+    (conf / "local" / "parameters.yml").write_text("# nothing yet\n")
+    assert load(conf)["parameters"]["optimizer"] == "adam"
+
+
+@pytest.mark.parametrize("entry", ["5", "{filepath: a}"])
+def test_a_catalog_entry_without_type_is_refused_by_name(conf, entry):
+    (conf / "local" / "catalog.yml").write_text(f"model: {entry}\n")
+    with pytest.raises(InputError, match="catalog entry model: needs a type"):
+        load(conf)["catalog"]

@@ -11,6 +11,7 @@ from typing import Any
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 from ddpm_kedro.errors import InputError
 
@@ -31,7 +32,8 @@ class LayeredConfigLoader(OmegaConfigLoader):
     In the catalog ``${parameters:key.subkey}`` is the composed value of that parameter.
 
     Raises:
-        InputError: the environment has no folder, or a choice names no entry of its table.
+        InputError: the environment has no folder, a file is not key: value lines, or a choice
+            names no entry of its table.
     """
 
     def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -45,6 +47,21 @@ class LayeredConfigLoader(OmegaConfigLoader):
             )
             raise InputError(f"--env {env}: no folder {folder / env}; {_choices(env, presets)}")
         super().__init__(conf_source, *args, **kwargs)
+
+    def _read_dir_configs(
+        self, conf_path: str, patterns: Iterable[str], key: str, *args: Any, **kwargs: Any
+    ) -> dict[Path, Any]:
+        patterns = list(patterns)
+        try:
+            return super()._read_dir_configs(conf_path, patterns, key, *args, **kwargs)
+        except Exception as error:
+            # Kedro names neither file nor line in most of these; look which file it was.
+            for path in sorted({path for each in patterns for path in Path(conf_path).glob(each)}):
+                if self._is_valid_config_path(path):
+                    _check_file(path)
+            if isinstance(error, ValueError):  # the same key in two files
+                raise InputError(" ".join(str(error).split())) from error
+            raise
 
     def _resolve_from_raw_config(
         self,
@@ -86,6 +103,8 @@ class LayeredConfigLoader(OmegaConfigLoader):
         merged: dict[str, Any] = {}
         for layer in layers:
             merged = _overlay(merged, layer, []) if soft else {**merged, **layer}
+        if key == "catalog":
+            _check_catalog(merged)
         # Registered at each use: resolvers are global, and another loader may have come between.
         OmegaConf.register_new_resolver("parameters", self._parameter, replace=True)
         return OmegaConf.to_container(OmegaConf.create(merged), resolve=True)  # type: ignore[return-value]
@@ -185,6 +204,33 @@ def _flatten(configs: Iterable[Any]) -> dict[str, Any]:
             raise InputError("a configuration file must hold key: value lines at its top level")
         merged = _overlay(merged, container, [])
     return merged
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a configuration file that is not key: value lines, with its name and line."""
+    try:
+        config = OmegaConf.load(path)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not valid YAML: not UTF-8 text") from error
+    except OSError as error:  # also what OmegaConf says of a file that holds a number only
+        raise InputError(f"{path}: {error.strerror or 'needs key: value lines'}") from error
+    except YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    if not OmegaConf.is_dict(config):
+        raise InputError(f"{path}: needs key: value lines at its top level, not a list")
+
+
+def _check_catalog(entries: Mapping[str, Any]) -> None:
+    for name, entry in entries.items():
+        if not name.startswith("_") and not (isinstance(entry, Mapping) and "type" in entry):
+            raise InputError(
+                f"catalog entry {name}: needs a type, the dotted path of a dataset; a name that "
+                "other entries interpolate begins with an underscore"
+            )
 
 
 def _leaves(tree: Any) -> Iterator[Any]:

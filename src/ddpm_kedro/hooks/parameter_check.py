@@ -17,9 +17,8 @@ class ParameterCheck:
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: Any) -> None:
-        tree = context.config_loader["parameters"]
         try:
-            Parameters.from_tree(tree)
+            Parameters.from_tree(context.config_loader["parameters"])
         except InputError as error:
             # Under `kedro viz` no session of ours is there to print the line.
             if click.get_current_context(silent=True) is None:
