@@ -27,7 +27,8 @@ class NumpyFile(WholeFile[np.ndarray, np.ndarray]):
         """
         path = self._existing()
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            # np.load takes a file without the header for a pickle and tells how to load that.
+            return np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{path} is not a whole array: {error}") from error
 
