@@ -204,6 +204,7 @@ def test_answers_live_where_the_question_does(name, device):
         (lambda: LinearSchedule(1000, 0.02, 1e-4), "beta_start <= beta_end"),
         (lambda: LinearSchedule(1000, 0.0), "0 < beta_start"),
         (lambda: CosineSchedule(0), "at least 1"),
+        (lambda: CosineSchedule(10**12), "at most 1,000,000"),
         (lambda: CosineSchedule(s=-1), "s is"),
         (lambda: SigmoidSchedule(start=3, end=-3), "start < end"),
         (lambda: ZeroTerminalSNR(EDMSchedule()), "discrete"),

@@ -20,6 +20,7 @@ MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last levels f
 VARIANCE_PRESERVING = "variance preserving"
 VARIANCE_EXPLODING = "variance exploding"
 STRAIGHT_PATH = "straight path"
+MAX_TIMESTEPS = 1_000_000
 
 
 def real_dtype(device: torch.device | str) -> torch.dtype:
@@ -175,8 +176,12 @@ def _look_up(table: Tensor, index: Tensor) -> Tensor:
 
 
 def _check_num_timesteps(num_timesteps: int) -> None:
-    if not isinstance(num_timesteps, int) or num_timesteps < 1:
-        raise InputError(f"num_timesteps: a whole number of at least 1, not {num_timesteps!r}")
+    # Bounded above too: a model file that nobody vouches for must not claim all memory.
+    if not isinstance(num_timesteps, int) or not 1 <= num_timesteps <= MAX_TIMESTEPS:
+        raise InputError(
+            f"num_timesteps: a whole number of at least 1 and at most {MAX_TIMESTEPS:,}, "
+            f"not {num_timesteps!r}"
+        )
 
 
 def _from_betas(betas: Tensor) -> Tensor:
