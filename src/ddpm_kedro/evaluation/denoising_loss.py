@@ -11,6 +11,7 @@ from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.noise import Stream, normal
 from ddpm_kedro.diffusion.noise_schedule import perturb, real_dtype
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.pixels import normalise
 from ddpm_kedro.progress import Progress
 
@@ -47,6 +48,7 @@ class DenoisingLoss:
 
 
 @torch.no_grad()
+@kept_heap()
 def denoising_loss(
     denoiser: Denoiser,
     images: np.ndarray,

@@ -15,6 +15,7 @@ from ddpm_kedro.diffusion.model import Model, save_model
 from ddpm_kedro.diffusion.model_spec import ModelSpec
 from ddpm_kedro.diffusion.noise import Stream
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.progress import Progress
 from ddpm_kedro.training.acceleration import make_step
@@ -135,7 +136,7 @@ class TrainingRun:
             self._announce()
             self.tracker.open(self.folder.log_path, after_step=state.step)
         try:
-            with own_generators(self.device), self.precision.product_mode():
+            with own_generators(self.device), self.precision.product_mode(), kept_heap():
                 reason = self._train(asked_to_stop)
                 if reason in (0, OUT_OF_TIME) and self.team.is_lead:
                     self._write_model()
