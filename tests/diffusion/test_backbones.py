@@ -12,6 +12,7 @@ from ddpm_kedro.diffusion import backbones
 from ddpm_kedro.diffusion.backbones import CompactUNet, DDPMPlusPlus, DDPMUNet, HomeworkUNet
 from ddpm_kedro.diffusion.backbones.ddpm import StridedConv
 from ddpm_kedro.diffusion.backbones.layers import (
+    Dropout,
     GroupNorm,
     LabelEmbedding,
     SelfAttention,
@@ -195,6 +196,38 @@ def test_compact_refuses_levels_that_do_not_exist() -> None:
         CompactUNet(channel_mults=())
     with pytest.raises(InputError, match="dropout"):
         CompactUNet(dropout=1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.75])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropout_drops_with_its_probability_and_keeps_the_mean(device, layout, p, dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4, 32, 30, 31, device=device).add_(1).to(dtype, memory_format=layout)
+    x.requires_grad_()
+    y = Dropout(p)(x)
+    kept = y != 0
+    assert y.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(y[kept], (x / (1 - p))[kept], rtol=1e-2, atol=0)
+    # 119,040 draws: four standard deviations of their mean, for all and for each column
+    assert abs(1 - p - kept.double().mean()) < 4 * (p * (1 - p) / x.numel()) ** 0.5
+    columns = kept.double().mean((0, 1, 2))
+    assert (columns - (1 - p)).abs().max() < 5 * (p * (1 - p) * 31 / x.numel()) ** 0.5
+    y.float().sum().backward()
+    torch.testing.assert_close(x.grad, (kept / (1 - p)).to(dtype), rtol=1e-2, atol=0)
+
+
+def test_dropout_follows_torchs_seed_and_its_edges() -> None:
+    x = torch.ones(3, 5)  # not a multiple of four numbers
+    draws = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        draws.append(Dropout(0.5)(x))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+    assert Dropout(1 - 1e-9)(x).isfinite().all()
 
 
 def test_dropout_acts_in_training_alone() -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm_kedro.diffusion.backbones.layers import (
+    Dropout,
     GroupNorm,
     SelfAttention,
     TimeFeatures,
@@ -48,7 +49,7 @@ class ModulatedBlock(nn.Module):
         self.norm1 = GroupNorm(in_channels, GROUPS, eps=1e-6)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = GroupNorm(out_channels, GROUPS, eps=1e-6)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)

@@ -130,6 +130,31 @@ def spelled_group_norm(
     return torch.addcmul(offset, image, scale).to(x.dtype)
 
 
+class Dropout(nn.Dropout):
+    """Dropout (Srivastava et al. 2014), on a CPU with a mask from 16 random bits for each number.
+
+    torch draws 64 bits for each there, one after the other on one core, which takes a twelfth of
+    the DDPM UNet's training step. The probability is rounded to a multiple of 2^-16, and the scale
+    belongs to the rounded one, so that the mean is kept exactly.
+
+    Args:
+        p: probability of setting a number to zero, in [0, 1).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        usual = x.device.type != "cpu" or torch.compiler.is_compiling()
+        if usual or not self.training or self.p == 0:
+            return super().forward(x)
+        dropped = min(round(self.p * 2**16), 2**16 - 1)
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        draws = words.view(torch.int16)[: x.numel()]
+        kept = (draws >= dropped - 2**15).to(x.dtype).mul_(2**16 / (2**16 - dropped))
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            batch, channels, height, width = x.shape
+            return x * kept.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        return x * kept.view(x.shape)
+
+
 class TimeFeatures(nn.Module):
     """Sines and cosines of what a noise schedule tells the network about time.
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm_kedro.diffusion.backbones.layers import (
+    Dropout,
     GroupNorm,
     SelfAttention,
     TimeFeatures,
@@ -73,7 +74,7 @@ class ResidualBlock(nn.Module):
         self.norm1 = GroupNorm(in_channels, num_groups, EPS)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = GroupNorm(out_channels, num_groups, EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         same = in_channels == out_channels and resample == "keep"
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
