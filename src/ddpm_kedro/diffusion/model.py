@@ -25,6 +25,7 @@ from ddpm_kedro.diffusion.noise_schedule import (
 )
 from ddpm_kedro.diffusion.samplers import Sampler
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.pixels import quantise
 from ddpm_kedro.progress import Progress
 
@@ -32,7 +33,7 @@ __all__ = ["Model", "ModelSpec", "load_model", "save_model"]
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PIXELS_PER_BATCH = 1 << 20
-PIXELS_PER_TILE = 1 << 12
+PIXELS_PER_TILE = 1 << 13  # on a CPU: what its caches hold, and not too many for one image
 FEWEST_CALLS_TO_COMPILE = 1000  # compiling takes a minute or two, which this many calls win back
 COMPILE = ("auto", "on", "off")
 SAMPLERS = "ddpm_kedro.diffusion.samplers"
@@ -72,7 +73,8 @@ class Model:
         objective = spec.build("objective", trusted)
         loss_weight = spec.build("loss_weight", trusted) if spec.loss_weight else None
         self._sampler = spec.build("sampler", trusted) if spec.sampler else None
-        self.network = spec.build("backbone", trusted) if network is None else network
+        network = spec.build("backbone", trusted) if network is None else network
+        self.network = network.to(memory_format=torch.channels_last)  # convolutions are faster so
         self.denoiser = Denoiser(self.network, schedule, objective, loss_weight)
 
     @classmethod
@@ -131,8 +133,8 @@ class Model:
             seed: any whole number.
             sampler: an option or an object; None takes the model's own.
             num_steps: number of steps of an option, overriding its own.
-            batch_size: how many images to make at a time; None chooses by image size. On a CPU in
-                fp32 it is rounded up to the network's tile (below).
+            batch_size: how many images to make at a time; None chooses by image size. On a CPU it
+                is rounded up to the network's tile (below).
             labels: a class (its index, its name, or the number of classes for "no class") for all
                 images or for each; None gives a conditional model's classes in turn.
             guidance: scale of classifier-free guidance, or a table of the arguments of
@@ -160,7 +162,7 @@ class Model:
             raise InputError(f"compile={compile!r}: choose among {', '.join(COMPILE)}")
         solver = self._solver(sampler, num_steps)
         if device is not None and next(self.network.parameters()).device != torch.device(device):
-            _move(self.network, device)
+            self.network.to(device)
         device = next(self.network.parameters()).device
         label_of_row = self._labels(labels, num_samples)
 
@@ -168,8 +170,8 @@ class Model:
         batch_size = min(num_samples, batch_size or min(512, max(1, PIXELS_PER_BATCH // pixels)))
         num_calls = solver.num_steps * -(-num_samples // batch_size)
         tile, network = 1, self.network
-        if device.type == "cpu" and precision == "fp32":
-            tile = min(16, max(1, PIXELS_PER_TILE // pixels))
+        if device.type == "cpu":
+            tile = min(64, max(1, PIXELS_PER_TILE // pixels))
             batch_size += -batch_size % tile
             network = Tiled(network, tile)
         if compile == "on" or (
@@ -187,7 +189,8 @@ class Model:
         autocast = torch.autocast(
             device.type, PRECISIONS[precision] or torch.bfloat16, enabled=precision != "fp32"
         )
-        with autocast, _bar(progress, solver.num_steps * len(firsts), num_samples) as bar:
+        steps = solver.num_steps * len(firsts)
+        with autocast, kept_heap(), _bar(progress, steps, num_samples) as bar:
             for first in firsts:
                 count = min(batch_size, num_samples - first)
                 rows = torch.arange(first, first + count + -count % tile)
@@ -283,20 +286,9 @@ def load_model(
             if name.startswith(prefix)
         }
         fill(network, state)
-        _move(network, device)
-        return Model(spec, network.eval(), trusted)
+        return Model(spec, network.to(device).eval(), trusted)
     except InputError as error:
         raise InputError(f"model file {path}: {error}") from error
-
-
-def _move(network: nn.Module, device: torch.device | str) -> None:
-    """Move a network in place, on CUDA in the layout that its convolutions are fastest in.
-
-    Only a move may change the layout: a CUDA graph of a training knows the weights' addresses.
-    """
-    network.to(device)
-    if torch.device(device).type == "cuda":
-        network.to(memory_format=torch.channels_last)
 
 
 def _bar(
