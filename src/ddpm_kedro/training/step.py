@@ -100,7 +100,9 @@ class TrainingStep:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         is_finite = norm.isfinite() & loss_sum.isfinite()
         if self.clip_norm is not None:
-            torch._foreach_mul_(gradients, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+            factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            if factor.device.type != "cpu" or factor != 1.0:  # only on a CPU may the host look
+                torch._foreach_mul_(gradients, factor)
 
         # The update, or none
         self._update(is_finite, gradients)
