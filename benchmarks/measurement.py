@@ -42,6 +42,8 @@ class Contender:
             far less than the clock on the wall, as long as there is one thread (two of them spin
             while they wait for each other).
         peak_bytes: of device memory, over building and warming up; None where unknown.
+        warm_up: done before each turn and not timed, or None.
+        surroundings: makes what each turn and its warm-up run inside of.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Contender:
     seconds: list[float] = field(default_factory=list)
     peak_bytes: int | None = None
     processor_seconds: list[float] = field(default_factory=list)
+    warm_up: Callable[[], object] | None = None
+    surroundings: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
     @property
     def rates(self) -> list[float]:
@@ -123,12 +127,15 @@ def take_turns(
         if number >= 2 and time.perf_counter() - began_at > seconds:
             break
         for contender in contenders:
-            wait_for(device)
-            started_at, processor_before = time.perf_counter(), time.process_time()
-            contender.turn()
-            wait_for(device)
-            contender.seconds.append(time.perf_counter() - started_at)
-            contender.processor_seconds.append(time.process_time() - processor_before)
+            with contender.surroundings():
+                if contender.warm_up is not None:
+                    contender.warm_up()
+                wait_for(device)
+                started_at, processor_before = time.perf_counter(), time.process_time()
+                contender.turn()
+                wait_for(device)
+                contender.seconds.append(time.perf_counter() - started_at)
+                contender.processor_seconds.append(time.process_time() - processor_before)
 
 
 def matrix_products(device: torch.device) -> list[Contender]:
