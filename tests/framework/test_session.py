@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import click
 import pytest
 from kedro.framework.session import KedroSession
+from kedro.io import DataCatalog, DatasetError
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.framework.session import ProjectSession, mistake_in
@@ -82,6 +83,17 @@ def test_a_fault_while_a_mistake_was_handled_is_still_a_fault():
 def test_a_wrong_pipeline_name_is_a_mistake():
     error = ValueError("Failed to find the pipeline named 'trainin'. \nDid you mean\n    training")
     assert str(mistake_in(error)).endswith("Did you mean training")
+
+
+def test_a_wrong_catalog_entry_is_a_mistake():
+    catalog = DataCatalog.from_config({"model": {"type": "ddpm_kedro.datasets.ModelFlie"}})
+    with pytest.raises(DatasetError) as refused:
+        _ = catalog["model"]
+    said = str(mistake_in(refused.value))
+    assert "'model'" in said
+    assert "ModelFlie" in said
+    assert "\n" not in said
+    assert mistake_in(DatasetError("Failed while loading data")) is None
 
 
 @pytest.mark.parametrize(

@@ -109,11 +109,14 @@ def test_a_log_with_nothing_to_cut_is_not_rewritten(tmp_path):
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 3, "lo', b'{"step": 3}', b"\xff\x00\n", b"[3]\n"])
-def test_a_torn_line_is_dropped(tmp_path, torn):
+def test_a_torn_line_is_dropped(tmp_path, torn, caplog):
     path = written(tmp_path / "log.jsonl", [1, 2])
     whole = path.read_bytes()
+    assert steps(path) == [1, 2]
+    assert not caplog.records
     path.write_bytes(whole + torn)
     assert steps(path) == [1, 2]
+    assert "1 of 3 lines are torn" in caplog.text
     tracker = Tracker()
     tracker.open(path, 10)
     tracker.close()

@@ -12,11 +12,17 @@ from typing import Any
 
 import click
 from kedro.framework.session import KedroSession
+from kedro.io import DatasetError
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.training.stops import Stopped
 
-_EXIT_INTERRUPTED, _EXIT_TERMINATED = 130, 143
+_EXIT_INTERRUPTED = 130
+# Mistakes of a user's that Kedro finds and words well itself
+_KEDROS_OWN = {
+    ValueError: "Failed to find the pipeline named",
+    DatasetError: "An exception occurred when parsing config",
+}
 
 
 class ProjectSession(KedroSession):
@@ -62,7 +68,9 @@ def mistake_in(error: BaseException | None) -> InputError | None:
     while error is not None and id(error) not in seen:
         if isinstance(error, InputError):
             return error
-        if isinstance(error, ValueError) and "Failed to find the pipeline named" in str(error):
+        if any(
+            isinstance(error, kind) and words in str(error) for kind, words in _KEDROS_OWN.items()
+        ):
             return InputError(" ".join(str(error).split()))
         seen.add(id(error))
         error = error.__cause__

@@ -161,7 +161,7 @@ class Tracker:
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of a training log; lines that are torn are left out.
+    """The records of a training log; torn lines are left out, with a warning that counts them.
 
     Args:
         path: a log that a :class:`Tracker` wrote, also while it writes.
@@ -169,8 +169,12 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         OSError: there is none.
     """
-    records = (_parsed(line) for line in Path(path).read_bytes().splitlines(keepends=True))
-    return [record for record in records if record is not None]
+    lines = Path(path).read_bytes().splitlines(keepends=True)
+    records = [record for line in lines if (record := _parsed(line)) is not None]
+    if len(records) < len(lines):
+        torn = len(lines) - len(records)
+        logger.warning("%s: %d of %d lines are torn and left out", path, torn, len(lines))
+    return records
 
 
 def _cut_back(path: Path, after_step: int) -> None:
