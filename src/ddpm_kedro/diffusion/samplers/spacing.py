@@ -9,6 +9,7 @@ import torch
 from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule
 from ddpm_kedro.errors import InputError
 
+LOG_SIGMA_MAX = math.log(80)
 SPACINGS = ("leading", "trailing", "linspace", "karras")
 
 
@@ -22,7 +23,8 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str) -> list
         linspace: round((T - 1) i / (n - 1)), has both ends (only T - 1 for n = 1).
     On a continuous one trailing and linspace both cut [t_clean, t_max] into n equal parts.
         karras: (sigma/alpha)^(1/rho) equally spaced from t_max to t_min, at real times (Karras et
-        al. 2022, eq. 5); only t_max for n = 1.
+        al. 2022, eq. 5); only t_max for n = 1. On a discrete schedule from sigma/alpha = 80 at most
+        (table 1 there): the cosine schedule reaches 20,000, where most steps would be lost.
 
     Raises InputError for an unknown name, more steps than levels, and where a spacing is undefined.
     """
@@ -69,8 +71,11 @@ def _karras_grid(schedule: NoiseSchedule, num_steps: int) -> list[float]:
         )
     if num_steps == 1 or noisy == clean:
         return [schedule.t_max]
+    starts_below = schedule.num_timesteps is not None and clean < LOG_SIGMA_MAX < noisy
     rho = schedule.rho
-    high, low = math.exp(noisy / rho), math.exp(clean / rho)
-    inner = [high + (low - high) * i / (num_steps - 1) for i in range(1, num_steps - 1)]
-    log_snr = torch.tensor([-2 * rho * math.log(root) for root in inner], dtype=torch.float64)
-    return [schedule.t_max, *schedule.from_log_snr(log_snr).tolist(), schedule.t_min]
+    high = math.exp((LOG_SIGMA_MAX if starts_below else noisy) / rho)
+    low = math.exp(clean / rho)
+    roots = [high + (low - high) * i / (num_steps - 1) for i in range(num_steps - 1)]
+    log_snr = torch.tensor([-2 * rho * math.log(root) for root in roots], dtype=torch.float64)
+    noisiest, *inner = schedule.from_log_snr(log_snr).tolist()
+    return [noisiest if starts_below else schedule.t_max, *inner, schedule.t_min]
