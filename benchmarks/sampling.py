@@ -111,6 +111,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if not trainers.missing(["diffusers"]):
         for name, dtype, tuned in (
             ("diffusers", torch.float32, False),
+            ("diffusers tuned", torch.float32, True),
             ("diffusers bf16", torch.bfloat16, False),
             ("diffusers bf16 tuned", torch.bfloat16, True),
         ):
