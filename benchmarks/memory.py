@@ -1,13 +1,15 @@
 """Does the memory of training depend on the number of images? It should not.
 
-    python benchmarks/memory.py
+    python benchmarks/memory.py --cgroup /sys/fs/cgroup/memory/mine
 
 Writes image sets of 10,000 and of 1,000,000 colour images of 32x32 with labels into a temporary
 folder (3 GB), trains a small network on each through the engine, in a process of its own under a
 limit of 1.5 GB on what it may allocate (RLIMIT_DATA: private writable memory, touched or not), and
 samples that process's memory from outside. The pages of the mapped file are the page cache's and
-given back when somebody needs them: they stand in RssFile, which is shown and not limited. Writes
-``benchmarks/results/memory.json``.
+given back when somebody needs them: they stand in RssFile. With ``--cgroup``, a memory cgroup that
+this process may write to (version 1 or 2), each training runs in a group of its own below it, whose
+limit of the same size holds for everything, pages of files and of the kernel included, without
+swap. Writes ``benchmarks/results/memory.json``.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,22 +105,62 @@ def memory_of(pid: int) -> dict[str, int]:
     return {}
 
 
-def measure(path: Path, steps: int, limit_bytes: int) -> dict[str, Any]:
+@contextlib.contextmanager
+def limited_group(parent: Path, limit_bytes: int) -> Iterator[Path]:
+    """A memory cgroup of ``limit_bytes`` in all and no swap, of version 1 or 2, removed again."""
+    group = parent / f"ddpm_kedro_{os.getpid()}"
+    group.mkdir()
+    try:
+        version_2 = (group / "memory.max").exists()
+        (group / ("memory.max" if version_2 else "memory.limit_in_bytes")).write_text(
+            str(limit_bytes)
+        )
+        swap = ("memory.swap.max", 0) if version_2 else ("memory.memsw.limit_in_bytes", limit_bytes)
+        if (group / swap[0]).exists():
+            (group / swap[0]).write_text(str(swap[1]))
+        yield group
+    finally:
+        group.rmdir()
+
+
+def most_used(group: Path) -> int | None:
+    """The most that a cgroup ever held, in bytes."""
+    for name in ("memory.peak", "memory.max_usage_in_bytes"):
+        with contextlib.suppress(OSError):
+            return int((group / name).read_text())
+    return None
+
+
+def forget_pages(path: Path) -> None:
+    """Write a file's pages to disk and out of the page cache, so that its reader is charged."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def measure(path: Path, steps: int, limit_bytes: int, cgroup: Path | None) -> dict[str, Any]:
     """Train on ``path`` in a child, watched until it ends."""
     command = [sys.executable, __file__, "--train", str(path), "--steps", str(steps)]
-    child = subprocess.Popen(
-        [*command, "--limit-gb", str(limit_bytes / 1e9)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
     samples: list[dict[str, int]] = []
-    while child.poll() is None:
-        sample = memory_of(child.pid)
-        if sample:
-            samples.append(sample)
-        time.sleep(POLL_SECONDS)
-    if child.returncode != 0:
-        raise SystemExit(f"the training of {path.name} ended with {child.returncode}")
+    forget_pages(path)
+    with contextlib.ExitStack() as stack:
+        group = stack.enter_context(limited_group(cgroup, limit_bytes)) if cgroup else None
+        join = None if group is None else f'echo $$ > "{group}/cgroup.procs" && '
+        child = subprocess.Popen(
+            ["sh", "-c", f'{join or ""}exec "$@"', "sh", *command,
+             "--limit-gb", str(limit_bytes / 1e9)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        while child.poll() is None:
+            sample = memory_of(child.pid)
+            if sample:
+                samples.append(sample)
+            time.sleep(POLL_SECONDS)
+        if child.returncode != 0:
+            raise SystemExit(f"the training of {path.name} ended with {child.returncode}")
+        in_group = None if group is None else most_used(group)
     return {
+        "peak_of_cgroup_bytes": in_group,
         "samples": len(samples),
         "peak_rss_anon_bytes": max(sample["RssAnon"] for sample in samples),
         "peak_rss_file_bytes": max(sample["RssFile"] for sample in samples),
@@ -131,6 +174,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--limit-gb", type=float, default=1.5, help="10^9 bytes, of RLIMIT_DATA")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cgroup", type=Path, help="a memory cgroup to limit trainings below")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="where image sets go, on a real disk")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -151,7 +195,7 @@ def main() -> None:
             for count, path in paths.items():
                 copy = path.with_stem(f"{count}_{repeat}")
                 os.link(path, copy)  # a name of its own, so that each training is a new one
-                found = measure(copy, arguments.steps, limit_bytes)
+                found = measure(copy, arguments.steps, limit_bytes, arguments.cgroup)
                 rows.append({"num_images": count, "bytes": path.stat().st_size, **found})
     first, last = arguments.images[0], arguments.images[-1]
     peak = {
@@ -168,15 +212,25 @@ def main() -> None:
             "versions": versions(),
             "steps": arguments.steps,
             "batch_size": BATCH_SIZE,
-            "limit": {"kind": "RLIMIT_DATA", "bytes": limit_bytes},
+            "limit": {
+                "kind": "RLIMIT_DATA" + (" and cgroup" if arguments.cgroup else ""),
+                "bytes": limit_bytes,
+            },
             "growth_of_median_peak_rss_anon": growth,
             "rows": rows,
         },
         arguments.results,
     )
     keys = ("bytes", "peak_rss_anon_bytes", "peak_data_bytes", "peak_rss_file_bytes")
-    table = [[f"{row['num_images']:,}", *(row[key] / MIB for key in keys)] for row in rows]
-    header = ("images", "file MiB", "RssAnon MiB", "VmData MiB", "RssFile MiB")
+    table = [
+        [
+            f"{row['num_images']:,}",
+            *(row[key] / MIB for key in keys),
+            row["peak_of_cgroup_bytes"] and row["peak_of_cgroup_bytes"] / MIB,
+        ]
+        for row in rows
+    ]
+    header = ("images", "file MiB", "RssAnon MiB", "VmData MiB", "RssFile MiB", "cgroup MiB")
     print(markdown_table(header, table))
     print(f"RssAnon grows by {growth:.1%} from {first:,} to {last:,} images")
 
