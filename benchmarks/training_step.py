@@ -157,8 +157,11 @@ def measure(options: argparse.Namespace, network: str, batch_size: int) -> dict[
                     trainers.several(step, steps_per_turn),
                     steps_per_turn * batch_size,
                     peak_bytes=peak_bytes,
-                    # Other contenders' memory has come and gone since the last turn on a CPU.
-                    warm_up=step if device.type == "cpu" else None,
+                    # Other contenders' memory has come and gone since the last turn on a CPU; a
+                    # heap that is kept has grown to its size after three steps.
+                    warm_up=trainers.several(step, 3 if facts["keeps_heap"] else 1)
+                    if device.type == "cpu"
+                    else None,
                     surroundings=kept_heap if facts["keeps_heap"] else contextlib.nullcontext,
                 )
             )

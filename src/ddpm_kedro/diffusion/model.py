@@ -33,7 +33,7 @@ __all__ = ["Model", "ModelSpec", "load_model", "save_model"]
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PIXELS_PER_BATCH = 1 << 20
-PIXELS_PER_TILE = 1 << 13  # on a CPU: what its caches hold, and not too many for one image
+PIXELS_PER_TILE = 1 << 14  # on a CPU: what its caches hold
 FEWEST_CALLS_TO_COMPILE = 1000  # compiling takes a minute or two, which this many calls win back
 COMPILE = ("auto", "on", "off")
 SAMPLERS = "ddpm_kedro.diffusion.samplers"
