@@ -66,19 +66,32 @@ class TestSample:
         assert images.shape == (5, 3, 9, 7)
         assert images.std() > 0
 
-    @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 33, 21)])
-    def test_bytes_do_not_depend_on_the_batch(self, shape: tuple[int, int, int]) -> None:
+    def test_bytes_are_the_samplers_pixels(self) -> None:
+        class Ramp(DDIM):
+            def sample(self, denoiser: object, shape: object, rows: torch.Tensor, *_: object,
+                       **__: object) -> torch.Tensor:  # fmt: skip
+                pixels = torch.arange(-192, 448, 10).reshape(1, 1, 8, 8) / 127.5 - 1
+                return pixels + rows.reshape(-1, 1, 1, 1) / 127.5
+
+        expected = np.arange(-192, 448, 10).reshape(1, 1, 8, 8) + np.arange(2).reshape(2, 1, 1, 1)
+        assert np.array_equal(model().sample(2, sampler=Ramp(1)), expected.clip(0, 255))
+
+    # Tiles of 64 images of 8x8 and of 8 of 48x40
+    @pytest.mark.parametrize(("shape", "count"), [((1, 8, 8), 150), ((3, 48, 40), 21)])
+    def test_bytes_do_not_depend_on_the_batch(
+        self, shape: tuple[int, int, int], count: int
+    ) -> None:
         made = model(image_shape=shape)
-        expected = made.sample(21, seed=3)
-        for batch_size in (1, 2, 7, 16, 20, 100):
-            assert np.array_equal(made.sample(21, seed=3, batch_size=batch_size), expected)
+        expected = made.sample(count, seed=3)
+        for batch_size in (1, count // 3, count // 3 + 1, count - 1, 5 * count):
+            assert np.array_equal(made.sample(count, seed=3, batch_size=batch_size), expected)
         assert np.array_equal(made.sample(4, seed=3), expected[:4])
 
     def test_bytes_do_not_depend_on_the_batch_under_guidance(self) -> None:
-        made = conditional()
+        made = conditional(image_shape=(1, 48, 40))
         labels = np.arange(19) % 4  # 3 is no class
         expected = made.sample(19, labels=labels, guidance=2.5)
-        for batch_size in (1, 5, 17):
+        for batch_size in (1, 9, 17):
             images = made.sample(19, labels=labels, guidance=2.5, batch_size=batch_size)
             assert np.array_equal(images, expected)
 

@@ -182,7 +182,7 @@ class TrainingRun:
 
     # Between steps ------------------------------------------------------------------------------
 
-    def _report(self, lr: float) -> dict[str, float]:
+    def _report(self, lr: float | torch.Tensor) -> dict[str, float]:
         """Record, preview and save where one is due; returns what the progress bar shows."""
         settings, state = self.settings, self.state
         is_last = state.step == settings.num_steps
@@ -218,7 +218,7 @@ class TrainingRun:
         every, seen = 1000 * every_kimg, self.state.images_seen
         return seen // every > (seen - self.settings.batch_size) // every
 
-    def _record(self, lr: float, held_out_loss: float | None) -> dict[str, float]:
+    def _record(self, lr: float | torch.Tensor, held_out_loss: float | None) -> dict[str, float]:
         state, counters = self.state, self.state.counters
         loss = float(counters["loss_sum"]) / max(int(counters["loss_count"]), 1)
         record: dict[str, Any] = {
@@ -226,7 +226,7 @@ class TrainingRun:
             "images_seen": state.images_seen,
             "epoch": state.images_seen / self.num_train_images,
             "loss": loss if int(counters["loss_count"]) else float("nan"),
-            "lr": lr,
+            "lr": float(lr),
             "grad_norm": float(counters["grad_norm"]),
             "skipped_updates": int(counters["skipped"]),
             "images_per_second": self.pace.lap(),

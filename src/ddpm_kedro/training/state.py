@@ -77,10 +77,14 @@ class LearningState:
     # Time ---------------------------------------------------------------------------------------
 
     @property
-    def lr(self) -> float:
-        """The learning rate of the next step (of the optimizer's first group)."""
+    def lr(self) -> float | Tensor:
+        """The learning rate of the next step (of the optimizer's first group).
+
+        A tensor where a scheduler of torch's moves it on the device: reading it would be a wait.
+        """
         if self._schedule is None:
-            return float(self.optimizer.param_groups[0]["lr"])
+            rate = self.optimizer.param_groups[0]["lr"]
+            return rate.clone() if isinstance(rate, Tensor) else float(rate)
         return self._base_rates[0] * self._factor()
 
     def _factor(self) -> float:
