@@ -76,7 +76,7 @@ class TestSample:
         expected = np.arange(-192, 448, 10).reshape(1, 1, 8, 8) + np.arange(2).reshape(2, 1, 1, 1)
         assert np.array_equal(model().sample(2, sampler=Ramp(1)), expected.clip(0, 255))
 
-    # Tiles of 64 images of 8x8 and of 8 of 48x40
+    # Tiles of 64 images of 8x8 and of 4 of 48x40
     @pytest.mark.parametrize(("shape", "count"), [((1, 8, 8), 150), ((3, 48, 40), 21)])
     def test_bytes_do_not_depend_on_the_batch(
         self, shape: tuple[int, int, int], count: int

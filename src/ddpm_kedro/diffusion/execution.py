@@ -12,10 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 class Tiled(nn.Module):
-    """Runs a network on tiles of exactly ``rows`` images.
+    """Runs a network on tiles of ``rows`` images, whose activations a CPU's caches hold.
 
     A CPU's matrix product chooses its summation order by the number of rows, so that the last bits
-    of an image would depend on the batch that it is made in. In tiles of one size they do not.
+    of an image would depend on the batch that it is made in. In full tiles of one size they do not.
     """
 
     def __init__(self, network: nn.Module, rows: int) -> None:
@@ -25,7 +25,7 @@ class Tiled(nn.Module):
         self.num_classes = getattr(network, "num_classes", None)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Args: x (B, C, H, W) with B a multiple of ``rows``; t (B,); labels (B,) or None."""
+        """Args: x (B, C, H, W), the last tile may have fewer rows; t (B,); labels (B,) or None."""
         tiles = range(0, len(x), self.rows)
         parts = [slice(first, first + self.rows) for first in tiles]
         return torch.cat(

@@ -33,7 +33,7 @@ __all__ = ["Model", "ModelSpec", "load_model", "save_model"]
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PIXELS_PER_BATCH = 1 << 20
-PIXELS_PER_TILE = 1 << 14  # on a CPU: what its caches hold
+PIXELS_PER_TILE = 1 << 13  # on a CPU: what its caches hold, and not too many for one image
 FEWEST_CALLS_TO_COMPILE = 1000  # compiling takes a minute or two, which this many calls win back
 COMPILE = ("auto", "on", "off")
 SAMPLERS = "ddpm_kedro.diffusion.samplers"
@@ -133,8 +133,8 @@ class Model:
             seed: any whole number.
             sampler: an option or an object; None takes the model's own.
             num_steps: number of steps of an option, overriding its own.
-            batch_size: how many images to make at a time; None chooses by image size. On a CPU it
-                is rounded up to the network's tile (below).
+            batch_size: how many images to make at a time; None chooses by image size. On a CPU in
+                fp32 it is rounded up to whole tiles (8 images of 32x32, 64 of 8x8).
             labels: a class (its index, its name, or the number of classes for "no class") for all
                 images or for each; None gives a conditional model's classes in turn.
             guidance: scale of classifier-free guidance, or a table of the arguments of
@@ -169,16 +169,18 @@ class Model:
         pixels = self.spec.height * self.spec.width
         batch_size = min(num_samples, batch_size or min(512, max(1, PIXELS_PER_BATCH // pixels)))
         num_calls = solver.num_steps * -(-num_samples // batch_size)
-        tile, network = 1, self.network
-        if device.type == "cpu":
-            tile = min(64, max(1, PIXELS_PER_TILE // pixels))
-            batch_size += -batch_size % tile
-            network = Tiled(network, tile)
+        multiple, network = 1, self.network
+        if device.type == "cpu" and precision == "fp32":  # for the bytes' sake all tiles are full
+            multiple = min(64, max(1, PIXELS_PER_TILE // pixels))
+            batch_size += -batch_size % multiple
+            network = Tiled(network, multiple)
+        elif device.type == "cpu":
+            network = Tiled(network, min(64, max(1, 2 * PIXELS_PER_TILE // pixels)))
         if compile == "on" or (
             compile == "auto" and device.type == "cuda" and num_calls >= FEWEST_CALLS_TO_COMPILE
         ):
             network = Compiled(network)
-            tile = batch_size  # all batches of one size: each other one would compile again
+            multiple = batch_size  # all batches of one size: each other one would compile again
         denoiser = Denoiser(network, self.denoiser.schedule, self.denoiser.objective)
         if guidance is not None:
             options = guidance if isinstance(guidance, Mapping) else {"scale": guidance}
@@ -193,7 +195,7 @@ class Model:
         with autocast, kept_heap(), _bar(progress, steps, num_samples) as bar:
             for first in firsts:
                 count = min(batch_size, num_samples - first)
-                rows = torch.arange(first, first + count + -count % tile)
+                rows = torch.arange(first, first + count + -count % multiple)
                 batch = solver.sample(
                     denoiser,
                     self.spec.image_shape,
