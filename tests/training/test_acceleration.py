@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tiny_training import tiny_images, tiny_settings
+from tiny_training import assert_same_bits, tiny_images, tiny_settings
 
 from ddpm_kedro.diffusion.model import Model
-from ddpm_kedro.training.acceleration import CompiledLoss, make_step, wants_compilation
+from ddpm_kedro.training.acceleration import (
+    CompiledLoss,
+    GraphedStep,
+    make_step,
+    wants_compilation,
+)
 from ddpm_kedro.training.loop import model_spec
 from ddpm_kedro.training.precision import Precision
 from ddpm_kedro.training.state import LearningState
 from ddpm_kedro.training.step import LossModule, TrainingStep
 from ddpm_kedro.training.team import Team
+
+FP32 = Precision("fp32", "cpu", "")
 
 
 def state_of(device: torch.device, **changes: Any) -> LearningState:
@@ -47,7 +57,7 @@ def test_a_failed_compilation_goes_on_without_and_says_why(
 
     monkeypatch.setattr(torch, "compile", compiler)
     state = state_of(torch.device("cpu"), compile="on")
-    step = make_step(state, Precision("fp32", "cpu", ""), Team(), steps_left=10)
+    step = make_step(state, FP32, Team(), steps_left=10)
     images = torch.from_numpy(tiny_images().images[:8])
     with caplog.at_level(logging.WARNING):
         step(images, None)
@@ -59,6 +69,135 @@ def test_a_failed_compilation_goes_on_without_and_says_why(
     assert isinstance(step, TrainingStep)
     assert isinstance(step.loss, CompiledLoss)
     assert isinstance(step.loss.loss, LossModule)
+
+
+class _Graph:
+    """Stands for a CUDA graph: what was called while it was captured is done at each replay."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], None]] = []
+
+    def replay(self) -> None:
+        for work in self.work:
+            work()
+
+
+class _Device:
+    """Stands for torch.cuda where there is none: work during a capture is noted, not done."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capture_fails: bool = False) -> None:
+        self.capturing: _Graph | None = None
+        self.captures = 0
+        self.capture_fails = capture_fails
+        stream = SimpleNamespace(wait_stream=lambda other: None)
+        for name, value in {
+            "Stream": lambda device: stream,
+            "current_stream": lambda: stream,
+            "stream": lambda stream: contextlib.nullcontext(),
+            "synchronize": lambda: None,
+            "CUDAGraph": _Graph,
+            "graph": self._capture,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+    @contextlib.contextmanager
+    def _capture(self, graph: _Graph, capture_error_mode: str) -> Iterator[None]:
+        self.captures += 1
+        self.capturing = graph
+        try:
+            yield
+        finally:
+            self.capturing = None
+
+    def step(self, step: TrainingStep) -> Callable[..., None]:
+        def take(images: torch.Tensor, labels: torch.Tensor | None) -> None:
+            if self.capturing is None:
+                step(images, labels)
+                return
+            if self.capture_fails:
+                raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            self.capturing.work.append(lambda: step(images, labels))
+
+        return take
+
+
+@pytest.mark.parametrize("capture_fails", [False, True], ids=["captured", "refused"])
+def test_each_step_is_taken_once_with_its_own_batch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capture_fails: bool
+) -> None:
+    """The bookkeeping around a graph: steps before it, the one it is captured in, replays."""
+    device = _Device(monkeypatch, capture_fails)
+    results = []
+    for graphed in (False, True):
+        state = state_of(torch.device("cpu"), conditional=True)
+        step = TrainingStep(state, LossModule(state.model.denoiser), FP32, Team())
+        take = GraphedStep(device.step(step), state) if graphed else step
+        feed = tiny_images()
+        for number in range(7):
+            images = torch.from_numpy(feed.images[number : number + 8])
+            labels = torch.from_numpy(feed.labels[number : number + 8])
+            state.set_rates()
+            take(images, labels)
+            state.advance()
+        results.append((int(state.counters["step"]), state))
+    (steps, plain), (other_steps, other) = results
+    assert steps == other_steps == 7
+    assert device.captures == 1
+    for name, value in plain.tensors().items():
+        torch.testing.assert_close(other.tensors()[name], value, rtol=1e-5, atol=1e-7)
+    rates = [group["lr"] for group in other.optimizer.param_groups]
+    assert all(isinstance(rate, float) == capture_fails for rate in rates)
+    assert ("no CUDA graph of the step" in caplog.text) == capture_fails
+
+
+def test_a_backward_pass_that_does_not_compile_goes_on_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, loss: torch.Tensor) -> torch.Tensor:
+            return loss.clone()
+
+        @staticmethod
+        def backward(context: Any, gradient: torch.Tensor) -> None:
+            raise RuntimeError("backward does not lower")
+
+    monkeypatch.setattr(
+        torch, "compile", lambda module, **options: lambda *inputs: Fails.apply(module(*inputs))
+    )
+    images = torch.from_numpy(tiny_images().images[:8])
+    states = []
+    for choice in ("off", "on"):
+        state = state_of(torch.device("cpu"), compile=choice)
+        step = make_step(state, FP32, Team(), steps_left=10)
+        for _ in range(3):
+            step(images, None)
+        states.append(state)
+    assert "torch.compile failed, going on without it: RuntimeError: backward" in caplog.text
+    assert_same_bits(*(state.tensors() for state in states))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_gradients_are_the_eager_ones(caplog: pytest.LogCaptureFixture) -> None:
+    """By torch's real compiler, on the CPU in fp32; all of it before the first step."""
+    graphs = torch._dynamo.utils.counters["stats"]
+    compact = {"type": "ddpm_kedro.diffusion.backbones.CompactUNet", "base_channels": 8,
+               "channel_mults": [1]}  # fmt: skip
+    images = torch.from_numpy(tiny_images().images[:8])
+    norms, made = [], []
+    for choice in ("off", "on"):
+        state = state_of(torch.device("cpu"), compile=choice, backbone=compact, micro_batch_size=4)
+        step = make_step(state, FP32, Team(), steps_left=10)
+        made.append(graphs["unique_graphs"])
+        steps = []
+        for _ in range(3):
+            step(images, None)
+            steps.append(float(state.counters["grad_norm"]))
+        made.append(graphs["unique_graphs"])
+        norms.append(steps)
+    assert made[0] == made[1] < made[2] == made[3]
+    assert "torch.compile failed" not in caplog.text
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
 
 
 @pytest.mark.cuda

@@ -47,7 +47,7 @@ def make_step(state: LearningState, precision: Precision, team: Team, *, steps_l
     device, settings = state.device, state.settings
     loss: nn.Module = LossModule(state.model.denoiser)
     if wants_compilation(settings, device, steps_left):
-        loss = CompiledLoss(loss)
+        loss = _compiled(loss, state, precision, team)
     if team.world_size > 1:
         loss = nn.parallel.DistributedDataParallel(
             loss, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
@@ -58,6 +58,21 @@ def make_step(state: LearningState, precision: Precision, team: Team, *, steps_l
     if team.world_size == 1 and device.type == "cuda" and settings.compile != "off":
         return GraphedStep(step, state)  # pragma: cuda only
     return step
+
+
+def _compiled(
+    loss: nn.Module, state: LearningState, precision: Precision, team: Team
+) -> CompiledLoss:
+    """The loss compiled both ways: the backward pass is compiled when it first runs, so it does."""
+    compiled = CompiledLoss(loss)
+    devices = [state.device] if state.device.type == "cuda" else []
+    # In the mode of the steps to come, or the first of them would compile again
+    with torch.random.fork_rng(devices=devices), precision.product_mode():
+        try:
+            TrainingStep(state, compiled, precision, team).rehearse()
+        except Exception as error:
+            compiled.give_up(error)
+    return compiled
 
 
 class CompiledLoss(nn.Module):
@@ -81,9 +96,14 @@ class CompiledLoss(nn.Module):
             try:
                 return self._compiled(x0, t, noise, labels)
             except Exception as error:
-                self._compiled = None
-                logger.warning("torch.compile failed, going on without it: %s", _first_line(error))
+                self.give_up(error)
         return self.loss(x0, t, noise, labels)
+
+    def give_up(self, error: Exception) -> None:
+        """Be the eager loss from now on."""
+        if self._compiled is not None:
+            self._compiled = None
+            logger.warning("torch.compile failed, going on without it: %s", _first_line(error))
 
 
 class GraphedStep:  # pragma: cuda only

@@ -118,16 +118,17 @@ class TrainingStep:
             self._move_loss_scale(is_finite)
 
     def rehearse(self) -> None:
-        """One pass forward and back whose gradients are thrown away.
+        """One pass forward and back, of a micro-batch, whose gradients are thrown away.
 
         DDP orders its buckets anew after its first pass, which changes the order of sums; without
-        this, a resumed training would take one step in another order than one never stopped.
+        this, a resumed training would take one step in another order than one never stopped. And
+        what torch.compile makes of both passes is made, or fails, before there is anything to lose.
         """
-        spec = self.state.model.spec
-        x0 = torch.zeros((len(self.rows), *spec.image_shape), device=self.rows.device)
-        labels = torch.zeros_like(self.rows) if spec.conditional else None
-        u = torch.full((len(self.rows),), 0.5, device=self.rows.device)
-        t = self.timesteps(u, self.rows, self.batch_size, self.schedule)
+        spec, rows = self.state.model.spec, self.rows[: self.micro_batch_size]
+        x0 = torch.zeros((len(rows), *spec.image_shape), device=rows.device)
+        labels = torch.zeros_like(rows) if spec.conditional else None
+        u = torch.full((len(rows),), 0.5, device=rows.device)
+        t = self.timesteps(u, rows, self.batch_size, self.schedule)
         with self.precision.autocast():
             loss = self.loss(x0, t, torch.zeros_like(x0), labels).sum()
         loss.backward()
