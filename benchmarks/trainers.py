@@ -107,7 +107,6 @@ def engine(
     settings = settings_for(network, batch_size, precision=precision, compile=compile)
     chosen = choose_precision(settings.precision, device)
     model = new_model(network, device)
-    model.network.to(memory_format=torch.channels_last)
     state = LearningState(model, settings)
     images = random_images(NUM_IMAGES[device.type])
     feed = DataFeed(
@@ -323,8 +322,6 @@ def homework_loop(
         tuned: bf16 autocast, channels-last, a fused Adam and TF32.
     """
     model = new_model(network, device).network
-    if tuned:
-        model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True if tuned else None)
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, device=device), 0)
     pixels = normalise(torch.from_numpy(random_images(NUM_IMAGES[device.type]).images))

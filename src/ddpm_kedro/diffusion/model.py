@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.denoiser import Denoiser
-from ddpm_kedro.diffusion.execution import Compiled, Tiled
+from ddpm_kedro.diffusion.execution import Compiled, Tiled, rows_of_a_tile
 from ddpm_kedro.diffusion.guidance import ClassifierFreeGuidance
 from ddpm_kedro.diffusion.model_file import fill, read_model_file, save_model
 from ddpm_kedro.diffusion.model_spec import OWN_MODULES, ModelSpec
@@ -33,7 +33,6 @@ __all__ = ["Model", "ModelSpec", "load_model", "save_model"]
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PIXELS_PER_BATCH = 1 << 20
-PIXELS_PER_TILE = 1 << 13  # on a CPU: what its caches hold, and not too many for one image
 FEWEST_CALLS_TO_COMPILE = 1000  # compiling takes a minute or two, which this many calls win back
 COMPILE = ("auto", "on", "off")
 SAMPLERS = "ddpm_kedro.diffusion.samplers"
@@ -170,12 +169,12 @@ class Model:
         batch_size = min(num_samples, batch_size or min(512, max(1, PIXELS_PER_BATCH // pixels)))
         num_calls = solver.num_steps * -(-num_samples // batch_size)
         multiple, network = 1, self.network
-        if device.type == "cpu" and precision == "fp32":  # for the bytes' sake all tiles are full
-            multiple = min(64, max(1, PIXELS_PER_TILE // pixels))
-            batch_size += -batch_size % multiple
-            network = Tiled(network, multiple)
-        elif device.type == "cpu":
-            network = Tiled(network, min(64, max(1, 2 * PIXELS_PER_TILE // pixels)))
+        if device.type == "cpu":
+            tile = rows_of_a_tile(pixels, precision)
+            network = Tiled(network, tile)
+            if precision == "fp32":  # for the bytes' sake all tiles are full
+                multiple = tile
+                batch_size += -batch_size % tile
         if compile == "on" or (
             compile == "auto" and device.type == "cuda" and num_calls >= FEWEST_CALLS_TO_COMPILE
         ):

@@ -18,7 +18,7 @@ def describe_cost(state: LearningState, rows: int, precision: Precision) -> str:
     """
     try:
         cost = cost_of(state.network, state.model.spec.image_shape)
-    except (InputError, NotImplementedError) as error:  # it may need values, which meta has not
+    except InputError as error:  # the network needs values, and on meta there are none
         parameters = sum(parameter.numel() for parameter in state.parameters)
         return f"{parameters:,} parameters; no estimate of cost ({error})"
     memory_bytes = cost.training_bytes(

@@ -84,7 +84,7 @@ class TrainingRun:
             model = Model(spec)
         if checkpoint is None and settings.init_from is not None:
             model.network.load_state_dict(initial_weights(model.network, settings))
-        model.network.to(device=self.device, memory_format=torch.channels_last).train()
+        model.network.to(self.device).train()
         self.state = LearningState(model, settings)
         elapsed_seconds = 0.0
         if checkpoint is not None:
