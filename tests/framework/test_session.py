@@ -53,6 +53,13 @@ def wrapped() -> None:
         raise RuntimeError("Failed while loading data") from error
 
 
+def test_the_logging_of_the_projects_configuration_is_used(tmp_path, monkeypatch):
+    used: list[str] = []
+    monkeypatch.setattr("ddpm_kedro.framework.session.use_logging_of", used.append)
+    ProjectSession("session", package_name="ddpm_kedro", project_path=tmp_path)
+    assert used == [str(tmp_path / "conf")]
+
+
 def test_the_result_passes(session, monkeypatch):
     run, hook = session(monkeypatch, lambda: {"model": 1})
     assert run.run() == {"model": 1}

@@ -66,8 +66,10 @@ def last_lines(tmp_path, monkeypatch, caplog):
         {name: TextFile(filepath=str(tmp_path / "data" / file)) for name, file in files.items()}
     )
 
+    summary = RunSummary()  # one for all runs of a process
+
     def end(saved: dict[str, object]) -> list[str]:
-        summary = RunSummary()
+        caplog.clear()
         summary.before_pipeline_run()
         for name, data in saved.items():
             summary.after_dataset_saved(name, data)
@@ -87,4 +89,6 @@ def test_the_end_names_the_score_the_picture_the_report_and_what_to_type(last_li
 
 
 def test_what_this_run_did_not_make_is_not_named(last_lines):
-    assert last_lines({"metrics": {"frechet_ratio": None}, "model": object()}) == []
+    assert len(last_lines({"sample_grid": "", "metrics": {"frechet_ratio": 1.0}})) == 2
+    assert last_lines({"model": object()}) == []
+    assert last_lines({"metrics": {"frechet_ratio": None}}) == []
