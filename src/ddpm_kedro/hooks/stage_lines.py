@@ -56,6 +56,7 @@ class StageLines:
     def after_pipeline_run(self) -> None:
         for node, saved_at in list(self._saved_at.items()):
             self._say(node, max(saved_at.values()))
+        self._catalog = None  # it may hold much
 
     def _say(self, node: Any, ended_at: float) -> None:
         self._saved_at.pop(node, None)
