@@ -10,6 +10,7 @@ import click
 import pytest
 from kedro.framework.session import KedroSession
 from kedro.io import DataCatalog, DatasetError
+from kedro.runner import ParallelRunner
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.framework.session import ProjectSession, mistake_in
@@ -32,7 +33,7 @@ def session(tmp_path):
     session._hook_manager = SimpleNamespace(get_plugins=lambda: [object(), hook])
 
     def prepare(monkeypatch, work) -> tuple[ProjectSession, Hook]:
-        monkeypatch.setattr(KedroSession, "run", lambda self: work())
+        monkeypatch.setattr(KedroSession, "run", lambda self, **options: work())
         return session, hook
 
     return prepare
@@ -52,6 +53,13 @@ def wrapped() -> None:
         raise RuntimeError("Failed while loading data") from error
 
 
+def test_the_logging_of_the_projects_configuration_is_used(tmp_path, monkeypatch):
+    used: list[str] = []
+    monkeypatch.setattr("ddpm_kedro.framework.session.use_logging_of", used.append)
+    ProjectSession("session", package_name="ddpm_kedro", project_path=tmp_path)
+    assert used == [str(tmp_path / "conf")]
+
+
 def test_the_result_passes(session, monkeypatch):
     run, hook = session(monkeypatch, lambda: {"model": 1})
     assert run.run() == {"model": 1}
@@ -66,6 +74,22 @@ def test_a_mistake_is_one_line_on_the_command_line_and_itself_in_python(session,
         run.run()
     assert refused.value.message == "seed=x: give a number"
     assert refused.value.exit_code == 1
+
+
+def test_parallel_runner_is_refused_before_any_work(session, monkeypatch):
+    worked = []
+    run, _ = session(monkeypatch, lambda: worked.append(True))
+    with pytest.raises(InputError, match="--runner ParallelRunner"):
+        run.run(runner=ParallelRunner(max_workers=1))
+    assert worked == []
+
+
+def test_a_stop_is_told_once(session, monkeypatch, caplog, capsys):
+    run, _ = session(monkeypatch, fail(Stopped(signal.SIGTERM, "stopped and saved")))
+    with pytest.raises(SystemExit):
+        run.run()
+    told = capsys.readouterr().err.count("stopped and saved")
+    assert told + [record.getMessage() for record in caplog.records].count("stopped and saved") == 1
 
 
 def test_a_fault_of_ours_keeps_its_traceback(session, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -13,9 +14,18 @@ from typing import Any
 import click
 from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
+from kedro.runner import AbstractRunner, ParallelRunner, SequentialRunner
 
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.framework.run_log import (
+    lines_above_bars,
+    use_logging_of,
+    warnings_as_lines,
+    without_echoes,
+)
 from ddpm_kedro.training.stops import Stopped
+
+logger = logging.getLogger(__name__)
 
 _EXIT_INTERRUPTED = 130
 # Mistakes of a user's that Kedro finds and words well itself
@@ -30,13 +40,31 @@ class ProjectSession(KedroSession):
 
     - An :class:`InputError`, also one that Kedro wrapped, is printed as one line without a
       traceback; the exit code is 1.
+    - ParallelRunner is refused before any work.
     - Ctrl-C ends with 130 and SIGTERM with 143, after each hook that has a method
       ``on_interrupt(exit_code)`` had its say: Kedro itself tells hooks of an ``Exception`` only.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        use_logging_of(self._conf_source)
+
     def run(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, AbstractRunner)]
+        runner = type(given[0]) if given else SequentialRunner
         try:
-            with _sigterm_unwinds(), _usable_home():
+            if issubclass(runner, ParallelRunner):
+                raise InputError(
+                    f"--runner {runner.__name__}: training holds locks and starts processes of its "
+                    "own, which do not travel between Kedro's; leave --runner out"
+                )
+            with (
+                _sigterm_unwinds(),
+                _usable_home(),
+                lines_above_bars(),
+                warnings_as_lines(),
+                without_echoes(runner, _is_told),
+            ):
                 return super().run(*args, **kwargs)
         except KeyboardInterrupt:
             self._tell_hooks(_EXIT_INTERRUPTED)
@@ -45,7 +73,7 @@ class ProjectSession(KedroSession):
             self._tell_hooks(stop.code if isinstance(stop.code, int) else 1)
             raise
         except Stopped as stop:  # training saved itself; Kedro has told the hooks
-            click.echo(str(stop), err=True)
+            logger.warning("%s", stop)
             raise SystemExit(stop.exit_code) from None
         except Exception as error:
             mistake = mistake_in(error)
@@ -75,6 +103,10 @@ def mistake_in(error: BaseException | None) -> InputError | None:
         seen.add(id(error))
         error = error.__cause__
     return None
+
+
+def _is_told(error: BaseException | None) -> bool:
+    return isinstance(error, Stopped) or mistake_in(error) is not None
 
 
 @contextlib.contextmanager

@@ -1,1 +1,1 @@
-"""What Kedro calls while it runs: checks of parameters, and the record in Weights & Biases."""
+"""What Kedro calls while it runs: checks of parameters, what a run says, and the record in W&B."""

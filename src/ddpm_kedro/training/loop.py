@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 from dataclasses import asdict, dataclass
 
@@ -25,8 +24,6 @@ from ddpm_kedro.training.stops import Stopped, StopRequest
 from ddpm_kedro.training.team import Team
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.training_state import TrainingState
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,6 @@ def _raise_if_stopped(outcome: Outcome) -> None:
             f"training stopped at step {outcome.step:,} ({outcome.images_seen:,} images) and "
             "saved; the same command goes on from there, training.restart=true starts over"
         )
-        logger.warning("%s", message)
         raise Stopped(outcome.signum, message)
 
 

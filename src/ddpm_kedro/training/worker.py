@@ -112,7 +112,8 @@ def work(job: Job) -> Outcome | Refusal | None:
     local_rank = int(os.environ["LOCAL_RANK"])
     logging.basicConfig(
         level=job.log_level if local_rank == 0 else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
+        format="%(asctime)s %(levelname)-7s %(message)s",  # as in conf/logging.yml
+        datefmt="%m-%d %H:%M:%S",
     )
     team = join_team(job.settings)
     asked = _watch(job)

@@ -1,0 +1,95 @@
+"""The last lines of a run: how good the samples are, where to look, what to type next."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
+
+from ddpm_kedro.hooks.stage_lines import shown_path
+
+logger = logging.getLogger(__name__)
+
+_LOOKED_AT = {"sample_grid": "picture", "report": "report"}  # datasets, and what they are called
+_OPTIONS = ("config", "conf_source", "env", "params")  # what the next command needs too
+_VIZ_OPTIONS = ("conf_source", "env", "params")
+
+
+class RunSummary:
+    """Logs the score, the picture and the report where this run made them, and the next command."""
+
+    def __init__(self) -> None:
+        self._saved: set[str] = set()
+        self._ratio: float | None = None
+
+    @hook_impl
+    def before_pipeline_run(self) -> None:
+        self._saved, self._ratio = set(), None
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        self._saved.add(dataset_name)
+        if dataset_name == "metrics" and isinstance(data, Mapping):
+            self._ratio = data.get("frechet_ratio")  # None where it could not be measured
+
+    @hook_impl(trylast=True)
+    def after_pipeline_run(self, pipeline: Any, catalog: Any) -> None:
+        if self._ratio is not None:
+            logger.info(
+                "score: Frechet distance %.2f times that of real images (1 is as good as real)",
+                self._ratio,
+            )
+        for name, title in _LOOKED_AT.items():
+            if name in self._saved:
+                logger.info("%s: %s", title, shown_path(catalog, name))
+        context = click.get_current_context(silent=True)
+        if context is not None:
+            logger.info("next: %s", next_command(context, pipeline))
+
+
+def next_command(context: click.Context, pipeline: Any) -> str:
+    """What to type after a run of ``pipeline``: the stages that take up what it made.
+
+    Args:
+        context: of the command; what was typed there about configuration is repeated.
+    """
+    whole = pipelines["__default__"]
+    made = pipeline.all_outputs() & whole.all_inputs()
+    ahead = set(whole.from_inputs(*made).nodes) - set(pipeline.nodes) if made else set()
+    stages = [
+        name
+        for name, stage in pipelines.items()
+        if name != "__default__" and ahead & set(stage.nodes)
+    ]
+    if stages:
+        return f"`{context.command_path} --pipelines {','.join(stages)}{_typed(context, _OPTIONS)}`"
+    return (
+        f"`kedro viz run{_typed(context, _VIZ_OPTIONS)}` shows the chain; "
+        f"`{context.command_path} --env image_folder --params image_path=FOLDER` takes your images"
+    )
+
+
+def _typed(context: click.Context, options: Iterable[str]) -> str:
+    """Those of ``options`` that stood on the command line, with a space before each word."""
+    words = []
+    for name in options:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            value = context.params[name]
+            if isinstance(value, Mapping):
+                value = ",".join(_assignments(value))
+            words += [f"--{name.replace('_', '-')}", shlex.quote(str(value))]
+    return "".join(f" {word}" for word in words)
+
+
+def _assignments(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _assignments(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}={'null' if value is None else value}"

@@ -1,0 +1,78 @@
+"""One line for each node that is done: its name, how long it took, where its outputs went."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from kedro.framework.hooks import hook_impl
+
+from ddpm_kedro.progress import duration
+
+logger = logging.getLogger(__name__)
+
+
+class StageLines:
+    """Logs ``name: 3.1 s -> file, file`` when the last output of a node is saved.
+
+    The time runs from the loading of the first input to the saving of the last output. Outputs
+    without a path, such as those that stay in memory, are not named.
+    """
+
+    def __init__(self) -> None:
+        self._catalog: Any = None
+        self._started_at: dict[Any, float] = {}  # by node
+        self._saved_at: dict[Any, dict[str, float]] = {}  # by node and output
+
+    @hook_impl
+    def before_pipeline_run(self, catalog: Any) -> None:
+        self._catalog, self._started_at, self._saved_at = catalog, {}, {}
+
+    @hook_impl(tryfirst=True)
+    def before_dataset_loaded(self, node: Any) -> None:
+        self._started_at.setdefault(node, time.monotonic())
+
+    @hook_impl(tryfirst=True)
+    def before_node_run(self, node: Any) -> None:
+        self._started_at.setdefault(node, time.monotonic())
+
+    @hook_impl
+    def after_node_run(self, node: Any) -> None:
+        if not node.outputs:
+            self._say(node, time.monotonic())
+
+    @hook_impl(trylast=True)
+    def after_dataset_saved(self, dataset_name: str, node: Any) -> None:
+        saved_at = self._saved_at.setdefault(node, {})
+        saved_at[dataset_name] = time.monotonic()
+        # A generator saves every output again and again; only the run's end tells that it is done.
+        if len(saved_at) == len(node.outputs) and not inspect.isgeneratorfunction(node.func):
+            self._say(node, saved_at[dataset_name])
+
+    @hook_impl(tryfirst=True)
+    def after_pipeline_run(self) -> None:
+        for node, saved_at in list(self._saved_at.items()):
+            self._say(node, max(saved_at.values()))
+        self._catalog = None  # it may hold much
+
+    def _say(self, node: Any, ended_at: float) -> None:
+        self._saved_at.pop(node, None)
+        seconds = ended_at - self._started_at.pop(node)
+        took = f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+        paths = [shown_path(self._catalog, name) for name in node.outputs]
+        where = ", ".join(path for path in paths if path)
+        logger.info("%s: %s%s", node.name, took, f" -> {where}" if where else "")
+
+
+def shown_path(catalog: Any, name: str) -> str | None:
+    """Where a dataset lies, below the working folder if it does; None where it has no path."""
+    dataset = catalog.get(name)
+    for attribute in ("_filepath", "filepath", "_path", "path"):
+        path = getattr(dataset, attribute, None)
+        if path is not None:
+            path = Path(str(path))
+            return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return None
