@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from kedro.framework.cli.utils import _split_params
 from kedro.framework.hooks import hook_impl
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
-from measurement import chosen_device, machine, markdown_table, save_results, versions
+from measurement import RESULTS, chosen_device, machine, markdown_table, save_results, versions
 
 PROJECT = Path(__file__).parents[1]
 TIMED_NODES = {"sample_images": "sampling", "evaluate_samples": "evaluation"}
@@ -33,13 +34,12 @@ class Clock(logging.Handler):
         super().__init__()
         self.predicted: dict[str, float] = {}
         self.took: dict[str, float] = {}
-        self._training_predicted_at = 0.0
-        self._training_began_at = 0.0
+        self._node_began_at = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
         predicted = dict(getattr(record, "predicted", {}))
-        if "training" in predicted:  # what was over when it was said belongs to both
-            predicted["training"] += time.monotonic() - self._training_began_at
+        if "training" in predicted:  # what was over when it was said counts too
+            predicted["training"] += time.monotonic() - self._node_began_at
         self.predicted |= predicted
         self.took |= getattr(record, "took", {})
 
@@ -49,7 +49,7 @@ class Clock(logging.Handler):
 
     @hook_impl
     def before_node_run(self, node: Any) -> None:
-        self._training_began_at = self._node_began_at = time.monotonic()
+        self._node_began_at = time.monotonic()
 
     @hook_impl
     def after_node_run(self, node: Any) -> None:
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--env", default="fashion_mnist")
     parser.add_argument("--params", default="training.max_minutes=10", help="as for `kedro run`")
-    parser.add_argument("--results", type=Path, help="folder for the JSON; left out: results/")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON")
     options = parser.parse_args()
     facts = machine(chosen_device())
     clock = Clock()
@@ -72,24 +72,21 @@ def main() -> None:
             session._hook_manager.register(clock)
             session.run()
     rows = [
-        {
-            "part": part,
-            "predicted_seconds": round(clock.predicted[part], 2),
-            "seconds": round(took, 2),
-        }
+        {"part": part, "predicted_seconds": clock.predicted.get(part), "seconds": took}
         for part, took in clock.took.items()
     ]
     print(markdown_table(
         ("part", "predicted, s", "taken, s", "taken / predicted"),
-        [(*row.values(), row["seconds"] / max(row["predicted_seconds"], 1e-9)) for row in rows],
+        [(*row.values(), row["seconds"] / (row["predicted_seconds"] or math.nan)) for row in rows],
     ))  # fmt: skip
-    results = {"machine": facts, "versions": versions(), "env": options.env,
-               "params": options.params, "times": rows}  # fmt: skip
-    print(
-        save_results(
-            "predicted_times", results, **({"folder": options.results} if options.results else {})
-        )
-    )
+    results = {
+        "machine": facts,
+        "versions": versions(),
+        "env": options.env,
+        "params": options.params,
+        "times": rows,
+    }
+    print(save_results("predicted_times", results, options.results))
 
 
 if __name__ == "__main__":

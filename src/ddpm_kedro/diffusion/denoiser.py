@@ -58,9 +58,7 @@ class Denoiser(nn.Module):
         """
         x = at_least_float32(x)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        # A 0-dim coefficient would take on the output's half precision: torch promotes by shape.
-        output = at_least_float32(self._output(x, t, alpha, sigma, labels))
-        return self.objective.to_x0(x, output, alpha, sigma)
+        return self.objective.to_x0(x, self._output(x, t, alpha, sigma, labels), alpha, sigma)
 
     def loss(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Weighted mean square error of the network's output, one number a row: (B,) float32.
