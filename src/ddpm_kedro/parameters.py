@@ -22,6 +22,7 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 
 
@@ -90,7 +91,7 @@ class TrainingParameters(_Section):
     """When training ends, in thousands of images seen."""
     max_minutes: Positive | None
     """Stop after so long, save, and let later stages run; None: no limit."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    precision: Precision
     """Of the network's arithmetic; noise schedule, noise and loss are fp32 always."""
     compile: Literal["auto", "on", "off"]
     """torch.compile of the training step; auto does it on CUDA."""
@@ -143,6 +144,8 @@ class SamplingParameters(_Section):
     """Steps of the sampler; None: the sampler's own number."""
     batch_size: Count
     """Images drawn at once; it changes memory and speed, not the images."""
+    precision: Precision
+    """Of the network's arithmetic; in half precision the last bits depend on the batch size."""
     seed: Seed
     weights: str
     """Which weights of the model file: ema, raw, or another average's name."""
@@ -171,6 +174,8 @@ class EvaluationParameters(_Section):
     """Levels of noise at which it is measured."""
     batch_size: Count
     """Images in one forward pass of the network; it changes memory and speed only."""
+    precision: Precision
+    """Of the network's arithmetic in the denoising loss."""
     seed: Seed
     device: Device
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_kedro.diffusion import backbones
-from ddpm_kedro.diffusion.cost import Cost, cost_of, main
+from ddpm_kedro.diffusion.cost import Cost, cost_of, main, network_calls
+from ddpm_kedro.diffusion.noise_schedule import CosineSchedule
+from ddpm_kedro.diffusion.samplers import DDIM, DPMSolver2S, Heun, Sampler
 from ddpm_kedro.errors import InputError
 
 
@@ -84,3 +86,8 @@ def test_prints_every_backbone(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--shape", "1", "28", "28", "--batch-size", "64"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["backbone", *backbones.__all__]
+
+
+@pytest.mark.parametrize(("sampler", "calls"), [(DDIM(7), 7), (Heun(7), 13), (DPMSolver2S(7), 13)])
+def test_a_sampler_s_calls_are_counted(sampler: Sampler, calls: int) -> None:
+    assert network_calls(sampler, CosineSchedule()) == calls

@@ -164,7 +164,7 @@ class TestSample:
         model().sample(2)
         assert "sampling" not in caplog.text
         model().sample(2, progress=True)
-        assert "sampling 2 images: 3/3 steps" in caplog.text
+        assert "sampling 2 images in 3 steps in fp32 takes about" in caplog.text
 
     @pytest.mark.parametrize(
         ("arguments", "named"),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.loss_weight import MinSNRWeight
+from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.noise import Stream, normal
 from ddpm_kedro.diffusion.noise_schedule import CosineSchedule, LinearSchedule, NoiseSchedule
 from ddpm_kedro.diffusion.objective import (
@@ -77,6 +78,23 @@ def test_the_noise_error_compares_objectives(images: np.ndarray) -> None:
     power = np.square(images / 127.5 - 1).mean()
     np.testing.assert_allclose(found[0].x0, power, rtol=1e-4)
     np.testing.assert_allclose(found[0].eps, np.exp(found[0].log_snr) * power, rtol=1e-4)
+
+
+def test_half_precision_is_the_network_s_alone() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (16, 1, 8, 8), dtype=np.uint8)
+    torch.manual_seed(0)
+    model = Model.create(
+        backbone={"type": "ddpm_kedro.diffusion.backbones.CompactUNet", "base_channels": 8},
+        noise_schedule={"type": "ddpm_kedro.diffusion.noise_schedule.CosineSchedule"},
+        objective={"type": "ddpm_kedro.diffusion.objective.VPrediction"},
+        image_shape=(1, 8, 8),
+    )
+    for parameter in model.network.parameters():
+        nn.init.normal_(parameter, 0.5 if parameter.ndim == 1 else 0.0, 0.1)
+    exact = denoising_loss(model.denoiser, images, num_levels=6)
+    rough = denoising_loss(model.denoiser, images, num_levels=6, precision="bf16")
+    np.testing.assert_allclose(rough.objective, exact.objective, rtol=0.01)
+    assert (rough.objective != exact.objective).all()
 
 
 def test_levels_run_from_clean_to_noisy_and_group_in_thirds(images: np.ndarray) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.runner import SequentialRunner
+from torch import nn
 
 from ddpm_kedro.datasets.json_file import DiagnosticsFile, MetricsFile
 from ddpm_kedro.datasets.model_file import ModelFile
@@ -35,6 +36,7 @@ def sampling_parameters(**changes: Any) -> SamplingParameters:
             "num_samples": 10,
             "num_steps": 2,
             "batch_size": 4,
+            "precision": "fp32",
             "seed": 5,
             "weights": "ema",
             "grid_images": 9,
@@ -56,6 +58,7 @@ def evaluation_parameters(**changes: Any) -> EvaluationParameters:
             "denoising_images": 4,
             "noise_levels": 3,
             "batch_size": 4,
+            "precision": "fp32",
             "seed": 0,
             "device": "cpu",
             **changes,
@@ -147,6 +150,25 @@ def test_bytes_of_samples_do_not_depend_on_the_batch_size(batch_size: int) -> No
     expected = sampling.nodes.sample_images(model, sampling_parameters())
     found = sampling.nodes.sample_images(model, sampling_parameters(batch_size=batch_size))
     np.testing.assert_array_equal(found, expected)
+
+
+def test_both_stages_compute_in_the_precision_that_auto_chooses(
+    catalog: DataCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ddpm_kedro.training.precision.cpu_multiplies_bf16", lambda: True)
+    catalog["params:sampling"] = MemoryDataset(sampling_parameters(precision="auto"))
+    catalog["params:evaluation"] = MemoryDataset(evaluation_parameters(precision="auto"))
+    seen: list[torch.dtype] = []
+    with nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: (
+            seen.append(output.dtype) if isinstance(module, nn.Conv2d) else None
+        )
+    ):
+        SequentialRunner().run(sampling.create_pipeline(), catalog)
+        assert set(seen) == {torch.bfloat16}
+        seen.clear()
+        SequentialRunner().run(evaluation.create_pipeline(), catalog)
+        assert set(seen) == {torch.bfloat16}
 
 
 def test_a_seed_decides_the_samples_and_more_of_them_begin_alike() -> None:

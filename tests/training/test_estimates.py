@@ -1,6 +1,9 @@
-"""The line about cost that training begins with."""
+"""What training says of its cost and of the time it will take."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ from tiny_training import tiny_images, tiny_settings
 from torch import nn
 
 from ddpm_kedro.diffusion.model import Model
-from ddpm_kedro.training.estimates import describe_cost
+from ddpm_kedro.training.estimates import HELD_OUT, PREVIEW, Forecast, describe_cost
 from ddpm_kedro.training.loop import model_spec
 from ddpm_kedro.training.precision import Precision
 from ddpm_kedro.training.state import LearningState
@@ -53,3 +56,66 @@ def test_counts_parameters_flops_and_memory() -> None:
 def test_a_network_that_needs_values_trains_without_an_estimate(network: type) -> None:
     said = describe_cost(state_with(network()), 8, Precision("fp32", "cpu", ""))
     assert said.startswith(f"3 parameters; no estimate of cost ({network.__name__} ")
+
+
+PAUSES = {PREVIEW: 11.0, HELD_OUT: 3.0}
+
+
+def simulated(state: LearningState, spent: float) -> float:
+    """Seconds until the loop of training ends, at 2 s a step, walked through step by step."""
+    settings, seconds = state.settings, 0.0
+    step, drawn = state.step, True
+    while step < settings.num_steps:
+        step += 1
+        seconds += 2.0
+        seen = step * settings.batch_size
+
+        def due(every_kimg: float | None, seen: int = seen) -> bool:
+            every = 1000 * (every_kimg or 1e9)
+            return seen // every > (seen - settings.batch_size) // every
+
+        seconds += due(settings.checkpoint_every_kimg) * PAUSES[HELD_OUT]
+        drawn = due(settings.preview_every_kimg)
+        seconds += drawn * PAUSES[PREVIEW]
+        if settings.max_minutes is not None and spent + seconds >= 60 * settings.max_minutes:
+            break
+    return seconds + (0.0 if drawn else PAUSES[PREVIEW])
+
+
+def forecast(
+    step: int, spent: float = 0.0, pauses: dict[str, float] = PAUSES, **changes: Any
+) -> tuple[Forecast, LearningState]:
+    settings = tiny_settings(budget_kimg=0.8, checkpoint_every_kimg=0.1, **changes)
+    state = LearningState(Model(model_spec(tiny_images(), settings)), settings)
+    state.counters["step"].fill_(step)
+    pace = SimpleNamespace(
+        step_seconds=2.0, session_seconds=spent, pauses=pauses, left_of_pause=lambda: 0.0
+    )
+    return Forecast(state, pace, rows=8, held_out_images=8), state
+
+
+@pytest.mark.parametrize("max_minutes", [None, 0.6, 1.23, 2.0, 2.5, 60.0])
+@pytest.mark.parametrize("preview_every_kimg", [None, 0.06, 0.16, 5.0])
+@pytest.mark.parametrize(("step", "spent"), [(0, 0.0), (37, 30.0), (99, 35.0)])
+def test_the_time_left_is_what_the_loop_takes(
+    max_minutes: float | None, preview_every_kimg: float | None, step: int, spent: float
+) -> None:
+    made, state = forecast(
+        step, spent, max_minutes=max_minutes, preview_every_kimg=preview_every_kimg
+    )
+    assert made.seconds_left() == pytest.approx(simulated(state, spent), abs=PAUSES[HELD_OUT])
+
+
+def test_a_first_preview_costs_what_its_forward_passes_do() -> None:
+    # 2 sets of weights x 2 images x 2 steps of the sampler, against 3 passes of 8 images in 2 s
+    made, _ = forecast(0, pauses={}, held_out_fraction=0.0, preview_every_kimg=0.4)
+    line, seconds = made.describe()
+    assert seconds["previews"] == pytest.approx(2 * 2 * (8 / (3 * 8)))
+    assert seconds["training"] == pytest.approx(made.seconds_left())
+    assert "the 100 steps left take about 3:2" in line
+
+
+def test_what_ends_a_training_is_said() -> None:
+    line, seconds = forecast(0, max_minutes=1.0)[0].describe()
+    assert "max_minutes=1 ends it at about 220 of 800 images, after about" in line
+    assert 60 <= seconds["training"] <= 60 + PAUSES[PREVIEW] + 2 + PAUSES[HELD_OUT]

@@ -68,3 +68,16 @@ def test_an_average_lends_its_values_even_if_drawing_fails() -> None:
 def test_names_sort_by_images_seen() -> None:
     names = [preview_path(Path(), images).name for images in (900, 10_000, 2_000_000)]
     assert names == sorted(names)
+
+
+def test_previews_compute_in_the_precision_given(tmp_path: Path) -> None:
+    state, seen = make(), []
+    state.network.entry.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    write_preview(tmp_path / "preview.png", state, Precision("bf16", "cpu", ""))
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_each_step_of_both_sets_is_told(tmp_path: Path) -> None:
+    told: list[float] = []
+    write_preview(tmp_path / "preview.png", make(), FP32, told.append)
+    assert told == [1.0] * 4  # 2 images in 2 steps, twice

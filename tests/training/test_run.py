@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny_training import last_tensors, run, tiny_images, tiny_settings
 from torch import Tensor, nn
@@ -72,3 +73,19 @@ def test_held_out_images_are_never_trained_on(tmp_path: Path) -> None:
         seen = {image.numpy().tobytes() for batch, _ in batches for image in batch}
     assert len(held_out) == 8
     assert seen == {image.tobytes() for image in images} - held_out
+
+
+def test_the_truth_is_said_when_time_is_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="ddpm_kedro")
+    run(tmp_path, max_minutes=1e-9)
+    assert any(
+        line.startswith("time is up after ") and line.endswith("at 8 of 128 images")
+        for line in caplog.messages
+    )
+    took = next(record.took for record in caplog.records if hasattr(record, "took"))
+    assert 0 < took["previews"] < took["training"]
+    caplog.clear()
+    run(tmp_path)
+    assert "time is up" not in caplog.text

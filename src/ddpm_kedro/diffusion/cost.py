@@ -15,10 +15,13 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_kedro.diffusion import backbones
+from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule
+from ddpm_kedro.diffusion.samplers import Sampler
 from ddpm_kedro.errors import InputError
 
 BYTES_OF_FLOAT = 4
 OPTIMIZER_SLOTS = 2  # Adam's two moments
+TRAINING_PASSES = 3  # a forward pass, and a backward pass that costs twice as much
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Cost:
     @property
     def training_flops(self) -> int:
         """FLOPs of one training image: the backward pass costs twice the forward pass."""
-        return 3 * self.forward_flops
+        return TRAINING_PASSES * self.forward_flops
 
     def training_bytes(
         self,
@@ -110,6 +113,24 @@ def cost_of(network: nn.Module, image_shape: Sequence[int]) -> Cost:
         forward_flops=counter.get_total_flops(),
         activation_bytes=sum(storage.nbytes() for storage in kept.values()),
     )
+
+
+def network_calls(sampler: Sampler, schedule: NoiseSchedule) -> int:
+    """How often an image's drawing calls the network: counted on one of a single pixel."""
+    counter = _CallCounter(schedule)
+    sampler.sample(counter, (1, 1, 1), [0], seed=0, device="cpu")
+    return counter.calls
+
+
+class _CallCounter:
+    """A denoiser that estimates black and counts how often."""
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        self.schedule, self.calls = schedule, 0
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.calls += 1
+        return torch.zeros_like(x)
 
 
 def table(image_shape: Sequence[int], batch_size: int) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,16 @@ from ddpm_kedro.diffusion.noise_schedule import (
     VARIANCE_EXPLODING,
     VARIANCE_PRESERVING,
 )
+from ddpm_kedro.diffusion.precision import PRECISIONS, autocast
 from ddpm_kedro.diffusion.samplers import Sampler
+from ddpm_kedro.diffusion.timing import seconds_of_sampling
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.pixels import quantise
-from ddpm_kedro.progress import Progress
+from ddpm_kedro.progress import Progress, duration
 
 __all__ = ["Model", "ModelSpec", "load_model", "save_model"]
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PIXELS_PER_BATCH = 1 << 20
 FEWEST_CALLS_TO_COMPILE = 1000  # compiling takes a minute or two, which this many calls win back
 COMPILE = ("auto", "on", "off")
@@ -120,7 +120,7 @@ class Model:
         device: torch.device | str | None = None,
         precision: str = "fp32",
         compile: str = "auto",
-        progress: bool = False,
+        progress: bool | Callable[[float], object] = False,
     ) -> np.ndarray:
         """Make images.
 
@@ -141,7 +141,9 @@ class Model:
             device: where to compute, and where the model stays; None leaves it where it is.
             precision: "fp32", or "bf16" or "fp16" for the network under autocast.
             compile: "on", "off", or "auto": on CUDA, where the network is called often enough.
-            progress: show a progress bar (a log line where there is no terminal).
+            progress: say how long it takes and show a progress bar (lines where there is no
+                terminal); or a function that is called after each step with a number of images,
+                which add up to N.
 
         Returns:
             (N, C, H, W) uint8.
@@ -168,18 +170,18 @@ class Model:
         pixels = self.spec.height * self.spec.width
         batch_size = min(num_samples, batch_size or min(512, max(1, PIXELS_PER_BATCH // pixels)))
         num_calls = solver.num_steps * -(-num_samples // batch_size)
-        multiple, network = 1, self.network
+        multiple, at_once, network = 1, batch_size, self.network
         if device.type == "cpu":
             tile = rows_of_a_tile(pixels, precision)
-            network = Tiled(network, tile)
+            network, at_once = Tiled(network, tile), min(tile, batch_size)
             if precision == "fp32":  # for the bytes' sake all tiles are full
-                multiple = tile
+                multiple = at_once = tile
                 batch_size += -batch_size % tile
         if compile == "on" or (
             compile == "auto" and device.type == "cuda" and num_calls >= FEWEST_CALLS_TO_COMPILE
         ):
             network = Compiled(network)
-            multiple = batch_size  # all batches of one size: each other one would compile again
+            multiple = at_once = batch_size  # of one size: each other one would compile again
         denoiser = Denoiser(network, self.denoiser.schedule, self.denoiser.objective)
         if guidance is not None:
             options = guidance if isinstance(guidance, Mapping) else {"scale": guidance}
@@ -187,13 +189,25 @@ class Model:
 
         images = np.empty((num_samples, *self.spec.image_shape), dtype=np.uint8)
         firsts = range(0, num_samples, batch_size)
-        autocast = torch.autocast(
-            device.type, PRECISIONS[precision] or torch.bfloat16, enabled=precision != "fp32"
-        )
-        steps = solver.num_steps * len(firsts)
-        with autocast, kept_heap(), _bar(progress, steps, num_samples) as bar:
+        shown = progress is True
+        with (
+            autocast(precision, device.type),
+            kept_heap(),
+            Progress(num_samples, "images", "sampling", silent=not shown) as bar,
+        ):
+            on_step = progress if callable(progress) else bar.update
+            if shown and (seconds := seconds_of_sampling(
+                solver, denoiser, self.spec.image_shape, num_samples,
+                at_once=at_once, labels=label_of_row, device=device,
+            )):  # fmt: skip
+                bar.say(
+                    f"sampling {num_samples:,} images in {solver.num_steps} steps in {precision} "
+                    f"takes about {duration(seconds)}",
+                    predicted={"sampling": seconds},
+                )
             for first in firsts:
                 count = min(batch_size, num_samples - first)
+                share = count / solver.num_steps
                 rows = torch.arange(first, first + count + -count % multiple)
                 batch = solver.sample(
                     denoiser,
@@ -202,7 +216,7 @@ class Model:
                     seed,
                     labels=None if label_of_row is None else label_of_row[rows % num_samples],
                     device=device,
-                    on_step=None if bar is None else lambda number, x: bar.update(1),
+                    on_step=lambda number, x, share=share: on_step(share),
                 )
                 images[first : first + count] = quantise(batch[:count]).cpu().numpy()
         return images
@@ -290,14 +304,6 @@ def load_model(
         return Model(spec, network.to(device).eval(), trusted)
     except InputError as error:
         raise InputError(f"model file {path}: {error}") from error
-
-
-def _bar(
-    progress: bool, num_steps: int, num_samples: int
-) -> contextlib.AbstractContextManager[Progress | None]:
-    if progress:
-        return Progress(num_steps, "steps", f"sampling {num_samples:,} images")
-    return contextlib.nullcontext()
 
 
 def _whole(value: Any) -> bool:

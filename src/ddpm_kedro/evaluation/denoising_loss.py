@@ -10,6 +10,7 @@ import torch
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.noise import Stream, normal
 from ddpm_kedro.diffusion.noise_schedule import perturb, real_dtype
+from ddpm_kedro.diffusion.precision import autocast
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.pixels import normalise
@@ -58,6 +59,7 @@ def denoising_loss(
     seed: int = 0,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
+    precision: str = "fp32",
     description: str = "denoising loss",
 ) -> DenoisingLoss:
     """Measure a denoiser on every image at every one of ``num_levels`` levels of noise.
@@ -75,6 +77,7 @@ def denoising_loss(
         seed: of the noise.
         batch_size: images in one forward pass, >= 1.
         device: where it is computed.
+        precision: of the network, "fp32", "bf16" or "fp16"; all else is fp32 or wider.
         description: shown with the progress.
 
     Raises:
@@ -90,7 +93,8 @@ def denoising_loss(
     middles = (torch.arange(num_levels, dtype=torch.float64) + 0.5) / num_levels
     times = schedule.from_uniform(middles).sort().values  # (K,), from clean to noisy
     sums = torch.zeros(num_levels, dtype=torch.float64)
-    with Progress(num_levels * len(images), "images", description) as progress:
+    device_type = torch.device(device).type
+    with Progress(num_levels * len(images), "images", description, most_lines=1) as progress:
         for start in range(0, len(images), batch_size):
             rows = torch.arange(start, min(start + batch_size, len(images)))
             x0 = normalise(torch.from_numpy(images[start : start + batch_size].copy()).to(device))
@@ -103,7 +107,8 @@ def denoising_loss(
                 noise = normal(seed, Stream.HELD_OUT, level, rows, x0.shape[1:], device=device)
                 time = times[level].to(dtype=real_dtype(device)).to(device).expand(len(rows))
                 noisy = perturb(x0, noise, schedule.alpha(time), schedule.sigma(time))
-                estimate = denoiser(noisy, time, given)
+                with autocast(precision, device_type):
+                    estimate = denoiser(noisy, time, given)
                 error = (estimate - x0).square().flatten(1).mean(1)  # (B,)
                 sums[level] += error.cpu().to(torch.float64).sum()
                 progress.update(len(rows))

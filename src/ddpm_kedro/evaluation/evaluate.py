@@ -12,6 +12,7 @@ import torch
 
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.evaluation.curves import distance_figure
+from ddpm_kedro.evaluation.denoising_loss import denoising_loss
 from ddpm_kedro.evaluation.features import FeatureExtractor
 from ddpm_kedro.evaluation.scores import (
     Metrics,
@@ -20,8 +21,15 @@ from ddpm_kedro.evaluation.scores import (
     denoising_metrics,
     distribution_metrics,
     memorisation_metrics,
+    spread,
+)
+from ddpm_kedro.evaluation.timing import (
+    seconds_of_denoising,
+    seconds_of_features,
+    seconds_of_neighbours,
 )
 from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.progress import duration, hidden
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +50,7 @@ def evaluate(
     batch_size: int = 256,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    precision: str = "fp32",
 ) -> tuple[Metrics, dict[str, Any]]:
     """Judge samples and the model they come from.
 
@@ -57,6 +66,7 @@ def evaluate(
         batch_size: images in one forward pass of the network.
         seed: of the noise and of the floor's draws.
         device: where the network runs.
+        precision: of the network, "fp32", "bf16" or "fp16".
 
     Returns:
         ``metrics``, a flat dict of numbers (and a text ``skipped_*`` for what could not be done),
@@ -67,6 +77,28 @@ def evaluate(
         InputError: the sets do not belong together (``check_shapes`` in ``scores``).
     """
     check_shapes(samples, train, test)
+    of_loss = {"seed": seed, "device": device, "precision": precision}
+    with hidden():
+        sets = samples[:max_images], spread(train.images, max_images), test.images[:max_images]
+        seconds = seconds_of_features(extractor, sets[1], len(sets[1]), sum(map(len, sets)))
+        queries = min(len(samples), neighbour_images) + min(len(test), neighbour_images)
+        seconds += seconds_of_neighbours(train.images, queries)
+        labels = train.labels if denoiser.num_classes is not None else None
+        seconds += seconds_of_denoising(
+            lambda rows: denoising_loss(
+                denoiser,
+                train.images[:rows],
+                None if labels is None else labels[:rows],
+                num_levels=3,
+                **of_loss,
+            ),
+            num_levels * (min(len(test), denoising_images) + min(len(train), denoising_images)),
+        )
+    logger.info(
+        f"evaluating {len(samples):,} samples, the network in {precision}, takes about "
+        f"{duration(seconds)}",
+        extra={"predicted": {"evaluation": seconds}},
+    )
     metrics: Metrics = {
         "num_samples": len(samples),
         "num_training_images": len(train),
@@ -82,8 +114,7 @@ def evaluate(
         max_images=denoising_images,
         num_levels=num_levels,
         batch_size=batch_size,
-        seed=seed,
-        device=device,
+        **of_loss,
     )
     metrics = _finite(metrics | memorisation | classes | denoising)
     closest = np.argsort(of_samples.distance, kind="stable")[:NUM_CLOSEST]

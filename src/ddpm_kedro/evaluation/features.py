@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.progress import Progress
 
 CHUNK_BYTES = 64 << 20  # of float64 pixels held at once, whatever the number of images
 EXACT_UP_TO = 1024  # numbers in an image up to which the covariance is decomposed as a whole
@@ -91,8 +92,19 @@ class PrincipalComponents(FeatureExtractor):
             )
         size = int(np.prod(images.shape[1:]))
         count = min(self.num_components, size, len(images) - 1)
-        self.mean = sum(chunk.sum(axis=0) for chunk in pixel_chunks(images)) / len(images)
-        total = sum(np.square(chunk - self.mean).sum() for chunk in pixel_chunks(images))
+        passes = 3 if size <= EXACT_UP_TO else 3 + self.num_iterations
+        work = passes * len(images)
+        with Progress(work, "images", "principal components", most_lines=1) as progress:
+            self._fit(images, size, count, progress)
+
+    def _fit(self, images: np.ndarray, size: int, count: int, progress: Progress) -> None:
+        def chunks() -> Iterator[np.ndarray]:
+            for chunk in pixel_chunks(images):
+                yield chunk
+                progress.update(len(chunk))
+
+        self.mean = sum(chunk.sum(axis=0) for chunk in chunks()) / len(images)
+        total = sum(np.square(chunk - self.mean).sum() for chunk in chunks())
         if size <= EXACT_UP_TO:
             basis = np.eye(size)
         else:
@@ -100,16 +112,16 @@ class PrincipalComponents(FeatureExtractor):
             start = np.random.default_rng(0).standard_normal((size, min(size, count + 12)))
             basis = np.linalg.qr(start)[0]
             for _ in range(self.num_iterations):
-                basis = np.linalg.qr(self._scatter_times(images, basis))[0]
-        scatter = basis.T @ self._scatter_times(images, basis)  # (k, k)
+                basis = np.linalg.qr(self._scatter_times(chunks(), basis))[0]
+        scatter = basis.T @ self._scatter_times(chunks(), basis)  # (k, k)
         variances, rotation = np.linalg.eigh((scatter + scatter.T) / 2)  # ascending
         self.directions = basis @ rotation[:, ::-1][:, :count]
         self.explained_variance = float(variances[::-1][:count].sum() / total) if total else 1.0
 
-    def _scatter_times(self, images: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    def _scatter_times(self, chunks: Iterator[np.ndarray], basis: np.ndarray) -> np.ndarray:
         """sum_i (x_i - mean)(x_i - mean)^T basis, (D, k)."""
         product = np.zeros_like(basis)
-        for chunk in pixel_chunks(images):
+        for chunk in chunks:
             centred = chunk - self.mean
             product += centred.T @ (centred @ basis)
         return product

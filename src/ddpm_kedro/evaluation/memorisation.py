@@ -27,6 +27,9 @@ class Neighbours:
     index: np.ndarray
     distance: np.ndarray
 
+    def __getitem__(self, rows: slice) -> Neighbours:
+        return Neighbours(self.index[rows], self.distance[rows])
+
 
 def nearest_neighbours(queries: np.ndarray, references: np.ndarray) -> Neighbours:
     """Find the nearest of ``references`` to each of ``queries``, exactly.
@@ -51,7 +54,8 @@ def nearest_neighbours(queries: np.ndarray, references: np.ndarray) -> Neighbour
     best = np.full(len(queries), np.inf)
     index = np.zeros(len(queries), dtype=np.int64)
     blocks = range(0, len(queries), QUERY_ROWS)
-    with Progress(len(blocks) * len(references), "images", "nearest neighbours") as progress:
+    total = len(blocks) * len(references)
+    with Progress(total, "images", "nearest neighbours", most_lines=1) as progress:
         for first in blocks:
             rows = slice(first, min(first + QUERY_ROWS, len(queries)))
             block = queries[rows].reshape(-1, size).astype(np.float64)

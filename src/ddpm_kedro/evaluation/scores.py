@@ -102,13 +102,14 @@ def memorisation_metrics(
     At most ``max_queries`` samples and as many held-out images are looked up, against all training
     images. Returns the metrics, and the neighbours of the samples and of the held-out images.
     """
-    of_samples = nearest_neighbours(samples[:max_queries], train.images)
-    of_test = nearest_neighbours(spread(test.images, max_queries), train.images)
+    queries = samples[:max_queries], spread(test.images, max_queries)
+    found = nearest_neighbours(np.concatenate(queries), train.images)
+    of_samples, of_test = found[: len(queries[0])], found[len(queries[0]) :]
     metrics: Metrics = {}
-    for name, found in (("samples", of_samples), ("held_out", of_test)):
+    for name, distance in (("samples", of_samples.distance), ("held_out", of_test.distance)):
         for percentile in PERCENTILES:
             metrics[f"nearest_training_{name}_p{percentile:02d}"] = float(
-                np.percentile(found.distance, percentile)
+                np.percentile(distance, percentile)
             )
     first, second = len(of_samples.distance), len(of_test.distance)
     excess = excess_closeness(of_samples.distance, of_test.distance)
@@ -164,6 +165,7 @@ def denoising_metrics(
     batch_size: int,
     seed: int,
     device: torch.device | str,
+    precision: str = "fp32",
 ) -> tuple[Metrics, dict[str, Any]]:
     """Denoising loss on held-out and on training images, the same noise for both.
 
@@ -180,6 +182,7 @@ def denoising_metrics(
             seed=seed,
             batch_size=batch_size,
             device=device,
+            precision=precision,
             description=f"denoising loss, {name.replace('_', '-')} images",
         )
     held_out, training = losses["held_out"], losses["training"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ddpm_kedro.diffusion.precision import autocast
 from ddpm_kedro.errors import InputError
 
 
@@ -62,11 +63,8 @@ class Precision:
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """A context in which the network's products run in this precision."""
-        if self.name == "fp32":
-            return contextlib.nullcontext()
-        dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
         # Without the cache of cast weights: a CUDA graph must cast them anew at each replay.
-        return torch.autocast(self.device_type, dtype, cache_enabled=False)
+        return autocast(self.name, self.device_type, cache_enabled=False)
 
     @contextlib.contextmanager
     def product_mode(self) -> Iterator[None]:

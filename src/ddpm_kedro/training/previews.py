@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,12 @@ def preview_path(folder: Path, images_seen: int) -> Path:
     return folder / f"preview_{images_seen:012d}.png"
 
 
-def write_preview(path: Path, state: LearningState, precision: Precision) -> None:
+def write_preview(
+    path: Path,
+    state: LearningState,
+    precision: Precision,
+    on_step: Callable[[float], object] | None = None,
+) -> None:
     """Draw samples into one PNG: of the averaged weights at the left, of the raw at the right.
 
     The same noise each time (seed 0), so that pictures compare. Nothing of the training changes:
@@ -28,10 +34,11 @@ def write_preview(path: Path, state: LearningState, precision: Precision) -> Non
         path: a picture already there is replaced.
         state: its ``settings`` say how many images and which sampler.
         precision: the network's.
+        on_step: called with a number of images after each step of the sampler.
     """
     with state.averaged():
-        averaged = _draw(state, precision)
-    pictures = [make_grid(averaged), make_grid(_draw(state, precision))]
+        averaged = _draw(state, precision, on_step)
+    pictures = [make_grid(averaged), make_grid(_draw(state, precision, on_step))]
     gap = max(8, pictures[0].width // 32)
     width = sum(picture.width for picture in pictures) + gap
     sheet = Image.new(pictures[0].mode, (width, pictures[0].height), _grey(pictures[0].mode))
@@ -41,8 +48,12 @@ def write_preview(path: Path, state: LearningState, precision: Precision) -> Non
         sheet.save(file, format="PNG")
 
 
-def _draw(state: LearningState, precision: Precision) -> np.ndarray:
-    return state.model.sample(state.settings.num_previews, seed=0, precision=precision.name)
+def _draw(
+    state: LearningState, precision: Precision, on_step: Callable[[float], object] | None
+) -> np.ndarray:
+    return state.model.sample(
+        state.settings.num_previews, seed=0, precision=precision.name, progress=on_step or False
+    )
 
 
 def _grey(mode: str) -> int | tuple[int, ...]:

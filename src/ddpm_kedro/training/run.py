@@ -17,11 +17,11 @@ from ddpm_kedro.diffusion.noise import Stream
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.progress import Progress
+from ddpm_kedro.progress import Progress, duration
 from ddpm_kedro.training.acceleration import make_step
 from ddpm_kedro.training.checkpoints import TrainingFolder
 from ddpm_kedro.training.data_feed import DataFeed, EpochOrder
-from ddpm_kedro.training.estimates import describe_cost
+from ddpm_kedro.training.estimates import HELD_OUT, PREVIEW, Forecast, describe_cost
 from ddpm_kedro.training.held_out import HeldOutLoss, split_rows
 from ddpm_kedro.training.initial_weights import initial_weights
 from ddpm_kedro.training.pace import Pace
@@ -120,7 +120,8 @@ class TrainingRun:
             )
         steps_left = settings.num_steps - self.state.step
         self.step = make_step(self.state, self.precision, team, steps_left=steps_left)
-        self.pace = Pace(self.device, settings.batch_size, settings.num_steps, elapsed_seconds)
+        self.pace = Pace(self.device, settings.batch_size, elapsed_seconds)
+        self.forecast = Forecast(self.state, self.pace, share, len(held_out_rows))
 
     def __call__(self, asked_to_stop: Callable[[], int]) -> Outcome:
         """Train until the budget or the time is used up, or somebody asks to stop.
@@ -135,12 +136,23 @@ class TrainingRun:
         if self.team.is_lead:
             self._announce()
             self.tracker.open(self.folder.log_path, after_step=state.step)
+        self.progress = Progress(
+            self.settings.budget_images,
+            "images",
+            "training",
+            initial=state.images_seen,
+            seconds_left=self.forecast.seconds_left,
+            most_lines=8,
+            silent=not self.team.is_lead,
+        )
         try:
             with own_generators(self.device), self.precision.product_mode(), kept_heap():
                 reason = self._train(asked_to_stop)
                 if reason in (0, OUT_OF_TIME) and self.team.is_lead:
                     self._write_model()
+                    self._say_what_it_took()
         finally:
+            self.progress.close()
             if self.team.is_lead:
                 self.tracker.close()
         signum = 0 if reason == OUT_OF_TIME else reason
@@ -152,26 +164,27 @@ class TrainingRun:
         agreement = Agreement(self.team)
         batches = self.feed.batches(state.step)
         reason = 0
-        with self._progress() as progress:
-            while state.step < settings.num_steps and not reason:
-                # The step: everything random in it follows from (seed, step)
-                images, labels = next(batches)
-                torch.manual_seed(
-                    derived_seed(settings.seed, Stream.DROPOUT, state.step, self.team.rank)
-                )
-                lr = state.lr
-                state.set_rates()
-                self.step(images, labels)
-                state.advance()
+        while state.step < settings.num_steps and not reason:
+            # The step: everything random in it follows from (seed, step)
+            images, labels = next(batches)
+            torch.manual_seed(
+                derived_seed(settings.seed, Stream.DROPOUT, state.step, self.team.rank)
+            )
+            lr = state.lr
+            state.set_rates()
+            self.step(images, labels)
+            state.advance()
 
-                # What the world gets to see of it
-                self.pace.count_step(state.step)
-                facts = self._report(lr)
-                progress.update(settings.batch_size, **facts)
+            # What the world gets to see of it
+            if self.pace.count_step():
+                line, seconds = self.forecast.describe()
+                self.progress.say(line, predicted=seconds)
+            facts = self._report(lr)
+            self.progress.update(settings.batch_size, **facts)
 
-                # Whether to go on
-                out_of_time = self._is_out_of_time()
-                reason = agreement.reached(asked_to_stop() or (OUT_OF_TIME if out_of_time else 0))
+            # Whether to go on
+            out_of_time = self._is_out_of_time()
+            reason = agreement.reached(asked_to_stop() or (OUT_OF_TIME if out_of_time else 0))
         if reason and state.step < settings.num_steps:
             self._save(held_out_loss=None)
         elif reason != OUT_OF_TIME and state.step >= settings.num_steps:
@@ -198,7 +211,7 @@ class TrainingRun:
             self._refuse_endless_skips()
             if self.team.is_lead:
                 if self.held_out is not None and (saves or is_last):
-                    with self.pace.paused(), state.averaged():
+                    with self._pausing_for(HELD_OUT), state.averaged():
                         held_out_loss = self.held_out(state.model.denoiser, self.precision)
                 facts = self._record(lr, held_out_loss)
             # The record at the end of a budget that is no whole interval is an extra one: a higher
@@ -239,8 +252,8 @@ class TrainingRun:
 
     def _preview(self) -> None:
         path = preview_path(self.folder.previews_path, self.state.images_seen)
-        with self.pace.paused():
-            write_preview(path, self.state, self.precision)
+        with self._pausing_for(PREVIEW):
+            write_preview(path, self.state, self.precision, lambda _: self.progress.update(0))
         self.tracker.preview(path, {"step": self.state.step, "images_seen": self.state.images_seen})
 
     def _save(self, held_out_loss: float | None) -> None:
@@ -272,6 +285,11 @@ class TrainingRun:
     def _write_model(self) -> None:
         state = self.state
         path = preview_path(self.folder.previews_path, state.images_seen)
+        if state.step < self.settings.num_steps:
+            self.progress.say(
+                f"time is up after {duration(self.pace.session_seconds)} at "
+                f"{state.images_seen:,} of {self.settings.budget_images:,} images"
+            )
         if not path.exists():  # the time was up, or only the model was left to write
             self._preview()
         provenance = {
@@ -304,22 +322,18 @@ class TrainingRun:
         )
         self.tracker.note("model", cost)
 
+    def _say_what_it_took(self) -> None:
+        seconds = {
+            "training": self.pace.session_seconds,
+            "previews": self.pace.spent.get(PREVIEW, 0.0),
+        }
+        training, previews = map(duration, seconds.values())
+        self.progress.say(f"training took {training}, of which previews {previews}", took=seconds)
+
     @contextmanager
-    def _progress(self) -> Iterator[Any]:
-        if not self.team.is_lead:
-            yield _NoProgress()
-            return
-        with Progress(
-            self.settings.budget_images, "images", "training", initial=self.state.images_seen
-        ) as progress:
-            yield progress
-
-
-class _NoProgress:
-    """What the other workers show: nothing."""
-
-    def update(self, amount: int, **facts: Any) -> None:
-        """Say nothing."""
+    def _pausing_for(self, activity: str) -> Iterator[None]:
+        with self.progress.doing(activity), self.pace.paused(activity):
+            yield
 
 
 def device_of(settings: TrainingSettings, team: Team) -> torch.device:

@@ -14,7 +14,7 @@ from ddpm_kedro.evaluation.evaluate import evaluate
 from ddpm_kedro.evaluation.report import render_report
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.parameters import EvaluationParameters
-from ddpm_kedro.training.precision import choose_device
+from ddpm_kedro.training.precision import choose_device, choose_precision
 
 
 def evaluate_samples(
@@ -30,6 +30,7 @@ def evaluate_samples(
         metrics: flat numbers, see :mod:`ddpm_kedro.evaluation.metric_names`; diagnostics: plain
         data for the report, what the model is included.
     """
+    device = choose_device(parameters.device)
     metrics, diagnostics = evaluate(
         samples,
         train_images,
@@ -42,7 +43,8 @@ def evaluate_samples(
         num_levels=parameters.noise_levels,
         batch_size=parameters.batch_size,
         seed=parameters.seed,
-        device=choose_device(parameters.device),
+        device=device,
+        precision=choose_precision(parameters.precision, device).name,
     )
     return metrics, {**diagnostics, "model": model.spec.to_dict()}
 

@@ -8,7 +8,7 @@ from PIL import Image
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.parameters import SamplingParameters
-from ddpm_kedro.training.precision import choose_device
+from ddpm_kedro.training.precision import choose_device, choose_precision
 
 
 def sample_images(model: Model, parameters: SamplingParameters) -> np.ndarray:
@@ -17,6 +17,7 @@ def sample_images(model: Model, parameters: SamplingParameters) -> np.ndarray:
     Returns:
         uint8 (N, C, H, W), values 0..255. Image i depends on the seed and i, not on batch_size.
     """
+    device = choose_device(parameters.device)
     return model.sample(
         parameters.num_samples,
         seed=parameters.seed,
@@ -25,7 +26,8 @@ def sample_images(model: Model, parameters: SamplingParameters) -> np.ndarray:
         batch_size=parameters.batch_size,
         labels=parameters.label,
         guidance=parameters.guidance,
-        device=choose_device(parameters.device),
+        device=device,
+        precision=choose_precision(parameters.precision, device).name,
         progress=True,
     )
 

@@ -1,0 +1,26 @@
+"""In which precision a network computes, by name."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(
+    precision: str, device_type: str, **options: Any
+) -> contextlib.AbstractContextManager[object]:
+    """A context in which products of matrices, and convolutions, run in ``precision``, also where
+    another one surrounds it.
+
+    Args:
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        device_type: of the tensors, such as ``cuda``.
+        options: of :class:`torch.autocast`.
+    """
+    dtype = PRECISIONS[precision]
+    enabled = dtype is not None
+    return torch.autocast(device_type, dtype or torch.bfloat16, enabled=enabled, **options)
