@@ -40,11 +40,14 @@ def bare_environment(tmp_path, monkeypatch):
 
 
 def recording(
-    folder: Path, mode: Mode | None = None, finish_timeout: float = 60, **options: Any
+    folder: Path,
+    mode: Mode | None = None,
+    init_timeout: float = 60,
+    finish_timeout: float = 60,
+    **options: Any,
 ) -> Recording:
-    settings = WandbSettings.from_config(
-        {**SHIPPED, "init_timeout": 1, "finish_timeout": finish_timeout}
-    )
+    times = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+    settings = WandbSettings.from_config({**SHIPPED, **times})
     return Recording(settings, mode, folder, {"a": 1}, **options)
 
 
@@ -120,7 +123,7 @@ def test_a_server_that_never_answers_is_left_after_the_timeout(tmp_path, monkeyp
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setattr(service, "_begin_online", None)  # W&B's own limit is not waited for
-        told = recording(tmp_path)
+        told = recording(tmp_path, init_timeout=1)
         told.record({"step": 1, "images_seen": 8, "loss": 0.5})
         told.finish(0)
     (line,) = warnings(caplog)
