@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.interchange import (
     DiffusersModel,
     from_diffusers,
@@ -19,8 +20,17 @@ from ddpm_kedro.diffusion.interchange import (
     to_diffusers,
     write_folder,
 )
+from ddpm_kedro.diffusion.interchange.scheduler import export_scheduler, import_scheduler
 from ddpm_kedro.diffusion.model import Model, load_model, save_model
 from ddpm_kedro.diffusion.noise import Stream, normal
+from ddpm_kedro.diffusion.noise_schedule import LinearSchedule
+from ddpm_kedro.diffusion.objective import EpsilonPrediction
+from ddpm_kedro.diffusion.samplers import DDIM, Ancestral, Sampler
+from ddpm_kedro.diffusion.samplers.thresholding import (
+    DynamicThreshold,
+    StaticThreshold,
+    Threshold,
+)
 from ddpm_kedro.errors import InputError
 
 BACKBONES = "ddpm_kedro.diffusion.backbones"
@@ -152,9 +162,20 @@ class TestAgainstDiffusers:
             "DDPMPipeline",
             unet.config,
             {name: torch.zeros(value.shape) for name, value in unet.state_dict().items()},
-            {"_class_name": "DDPMScheduler"},
+            {
+                "_class_name": "DDPMScheduler",
+                "_diffusers_version": "0.1.1",
+                "beta_end": 0.02,
+                "beta_schedule": "linear",
+                "beta_start": 0.0001,
+                "clip_sample": True,
+                "num_train_timesteps": 1000,
+                "trained_betas": None,
+                "variance_type": "fixed_large",
+            },
         )
         spec, weights = from_diffusers(pipeline)
+        assert spec.build("sampler").variance == "large"
         assert sum(value.numel() for value in weights.values()) == 35_746_307
         assert spec.backbone["channel_mults"] == [1, 2, 2, 2]
         assert spec.backbone["attention_levels"] == [1]
@@ -277,6 +298,26 @@ class TestRoundTrip:
         restored = spec.build("noise_schedule")
         torch.testing.assert_close(restored.alpha_bar, ours.denoiser.schedule.alpha_bar)
 
+    @pytest.mark.parametrize("kind", [DDIM, Ancestral])
+    @pytest.mark.parametrize(
+        "threshold",
+        [
+            None,
+            StaticThreshold(),
+            DynamicThreshold(),
+            DynamicThreshold(0.9, 2),
+            DynamicThreshold(1.0, 1),
+        ],
+    )
+    def test_gives_back_the_sampler(self, kind: type[Sampler], threshold: Threshold | None) -> None:
+        ours = kind(50, spacing="linspace", thresholding=threshold)
+        _, config = export_scheduler(LinearSchedule(), EpsilonPrediction(), ours)
+        _, _, option = import_scheduler(json.loads(json.dumps(config)))
+        back = build(option, trusted=("ddpm_kedro",))
+        assert (type(back), back.spacing) == (kind, "linspace")
+        assert type(back.threshold) is type(threshold)
+        assert threshold is None or vars(back.threshold) == vars(threshold)
+
     def test_replaces_an_older_export(self, tmp_path: Path) -> None:
         for _ in range(2):
             write_folder(tmp_path / "export", to_diffusers(model()))
@@ -371,6 +412,26 @@ class TestRefusals:
             ("scheduler", {"trained_betas": [0.1]}, "trained_betas"),
             ("scheduler", {"prediction_type": "flow"}, "flow"),
             ("scheduler", {"num_train_timesteps": "many"}, "many"),
+            ("scheduler", {"beta_start": "low"}, "beta_start='low'"),
+            ("scheduler", {"clip_sample_range": 2.0}, "clip_sample_range=2.0: only 1.0"),
+            ("scheduler", {"steps_offset": 1, "timestep_spacing": "leading"}, "steps_offset=1"),
+            ("scheduler", {"set_alpha_to_one": False}, "DDIMScheduler with set_alpha_to_one=False"),
+            ("scheduler", {"thresholding": True, "sample_max_value": 0.5}, "sample_max_value=0.5"),
+            ("scheduler", {"timestep_spacing": "cubic"}, "timestep_spacing='cubic'"),
+            ("scheduler", {"predict_epsilon": False}, "predict_epsilon=False"),
+            ("scheduler", {"of_tomorrow": 3}, "of_tomorrow=3: cannot be imported"),
+            ("scheduler", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler"),
+            ("scheduler", {"_class_name": None}, "_class_name=None"),
+            (
+                "scheduler",
+                {"_class_name": "DDPMScheduler", "variance_type": "learned_range"},
+                "variance_type='learned_range'",
+            ),
+            (
+                "scheduler",
+                {"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True},
+                "use_flow_sigmas=True",
+            ),
         ],
     )
     def test_of_what_we_lack(
@@ -382,6 +443,50 @@ class TestRefusals:
         path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
         with pytest.raises(InputError, match=named):
             from_diffusers(read_folder(tmp_path))
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"clip_sample": False, "clip_sample_range": 2.0},
+            {"thresholding": True, "clip_sample_range": 2.0, "sample_max_value": 3.0},
+            {"thresholding": False, "dynamic_thresholding_ratio": 0.5, "sample_max_value": 9.0},
+            {"timestep_spacing": "trailing", "steps_offset": 1},
+            {"_class_name": "DDPMScheduler", "set_alpha_to_one": False},
+            {"_of_tomorrow": 3, "of_tomorrow": None},
+        ],
+    )
+    def test_of_no_field_without_effect(self, fields: dict[str, Any]) -> None:
+        _, _, sampler = import_scheduler({"_class_name": "DDIMScheduler", **fields})
+        assert sampler["spacing"] == fields.get("timestep_spacing", "leading")
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("num_train_timesteps", 500), ("shift", 3.0), ("use_karras_sigmas", True)],
+    )
+    def test_of_other_straight_paths(self, field: str, value: Any) -> None:
+        config = {"_class_name": "FlowMatchEulerDiscreteScheduler", field: value}
+        with pytest.raises(InputError, match=f"{field}={value}: only"):
+            import_scheduler(config)
+
+    def test_of_a_threshold_that_diffusers_lacks(self) -> None:
+        class Tanh(Threshold):
+            def __call__(self, x0: torch.Tensor) -> torch.Tensor:
+                return x0.tanh()
+
+        with pytest.raises(InputError, match="Tanh"):
+            export_scheduler(LinearSchedule(), EpsilonPrediction(), DDIM(9, thresholding=Tanh()))
+
+    def test_of_no_default_of_diffusers(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What diffusers writes without being told anything, for every scheduler that we take."""
+        diffusers = pytest.importorskip("diffusers")
+        for kind in ("DDPM", "DDIM", "FlowMatchEulerDiscrete", "PNDM", "UniPCMultistep",
+                     "DPMSolverMultistep", "EulerDiscrete", "EulerAncestralDiscrete"):  # fmt: skip
+            config = dict(getattr(diffusers, f"{kind}Scheduler")().config)
+            caplog.clear()
+            _, _, sampler = import_scheduler({"_class_name": f"{kind}Scheduler", **config})
+            lost = kind not in ("DDPM", "DDIM", "FlowMatchEulerDiscrete")
+            assert (sampler is None) == lost == bool(caplog.messages)
+            assert all(f"{kind}Scheduler: how it samples" in line for line in caplog.messages)
 
     def test_of_files_that_are_not_there_or_torn(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no folder"):

@@ -127,6 +127,34 @@ def test_noise_is_normal_and_from_the_samples_streams(monkeypatch):
         assert torch.allclose(z, normal(11, Stream.SAMPLER, k, rows, SHAPE).double(), atol=1e-9)
 
 
+class TwoDraws(Ancestral):
+    """Draws twice in a step, as samplers of stochastic differential equations do."""
+
+    def step(self, run, x, now, then):
+        x0 = run.denoise(x, now)
+        draws = run.history.setdefault("draws", [])
+        draws.append((run.noise(), run.noise()))
+        run.denoiser.draws = draws
+        return then.alpha * x0 + then.sigma * (0.6 * draws[-1][0] + 0.8 * draws[-1][1])
+
+
+def test_draws_of_one_step_are_independent():
+    """The first is what a sampler that draws once gets."""
+    denoiser, rows = GaussianDenoiser(CosineSchedule()), torch.arange(4)
+    TwoDraws(3).sample(denoiser, (3, 32, 32), rows, 5)
+    for step, (first, _) in enumerate(denoiser.draws):
+        assert torch.equal(first, normal(5, Stream.SAMPLER, step, rows, (3, 32, 32)))
+    numbers = torch.stack([draw.flatten() for step in denoiser.draws for draw in step])
+    assert torch.allclose(numbers.corrcoef(), torch.eye(6), atol=0.05)  # 12,288 numbers: 5.5 sigma
+
+
+def test_a_sampler_that_draws_twice_does_not_depend_on_its_batch():
+    denoiser, sampler = denoiser_for("small"), TwoDraws(5)
+    together = sampler.sample(denoiser, SHAPE, torch.arange(4), seed=3)
+    alone = torch.cat([sampler.sample(denoiser, SHAPE, [i], seed=3) for i in range(4)])
+    assert torch.equal(together, alone)
+
+
 def test_edm_starts_at_its_largest_noise():
     denoiser = Denoiser(PixelNetwork(2), EDMSchedule(), EDMPreconditioning())
     path = Heun(5, spacing="karras").sample(denoiser, SHAPE, [0], 0, trajectory=True)

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 import yaml
 from wandb_reader import offline_runs
+from wandb_server import serving
 
+from ddpm_kedro.hooks import wandb_service as service
 from ddpm_kedro.hooks.wandb_recording import Recording
 from ddpm_kedro.hooks.wandb_settings import Mode, WandbSettings
 
@@ -31,16 +33,21 @@ def bare_environment(tmp_path, monkeypatch):
         if name.startswith("WANDB_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
     # A closed port of this machine: whatever would go to a server is refused at once.
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
 
 
 def recording(
-    folder: Path, mode: Mode | None = None, finish_timeout: float = 60, **options: Any
+    folder: Path,
+    mode: Mode | None = None,
+    init_timeout: float = 60,
+    finish_timeout: float = 60,
+    **options: Any,
 ) -> Recording:
-    settings = WandbSettings.from_config(
-        {**SHIPPED, "init_timeout": 1, "finish_timeout": finish_timeout}
-    )
+    times = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+    settings = WandbSettings.from_config({**SHIPPED, **times})
     return Recording(settings, mode, folder, {"a": 1}, **options)
 
 
@@ -86,28 +93,84 @@ def test_a_key_without_a_network_falls_back_to_offline(tmp_path, monkeypatch, ca
     told.record({"step": 1, "images_seen": 8, "loss": 0.5})
     told.finish(0)
     (line,) = warnings(caplog)
-    assert line.startswith("W&B: going on offline, the server did not take the run: ")
-    (run,) = offline_runs(tmp_path)  # the unreachable one left nothing
+    assert line.startswith("W&B: going on offline, http://127.0.0.1:9: ")
+    assert os.strerror(errno.ECONNREFUSED) in line
+    (run,) = offline_runs(tmp_path)
     assert run.folder.name.startswith("offline-run-")
     assert [row["loss"] for row in run.history] == [0.5]
     assert {path.name.split("-")[0] for path in (tmp_path / "wandb").glob("*run-*")} == {"offline"}
+
+
+def test_a_key_and_a_server_that_answers_are_online(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        told = recording(tmp_path, wait_for_fingerprint=True)
+        assert server.asked.wait(60)  # looked for beside the work before training
+        assert server.runs == []
+        told.note("fingerprint", "f00d")
+        told.record({"step": 1, "images_seen": 8, "loss": 0.125})
+        told.finish(0)
+    assert warnings(caplog) == []
+    assert (server.runs[0]["project"], server.runs[0]["groupName"]) == ("ddpm_kedro", "f00d")
+    assert "0.125" in "".join(server.told)
+    (run,) = offline_runs(tmp_path)
+    assert run.folder.name.startswith("run-")
 
 
 def test_a_server_that_never_answers_is_left_after_the_timeout(tmp_path, monkeypatch, caplog):
     with socket.create_server(("127.0.0.1", 0)) as server:  # takes connections, says nothing
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        recording(tmp_path).finish(0)
+        monkeypatch.setattr(service, "_begin_online", None)  # W&B's own limit is not waited for
+        told = recording(tmp_path, init_timeout=1)
+        told.record({"step": 1, "images_seen": 8, "loss": 0.5})
+        told.finish(0)
     (line,) = warnings(caplog)
-    assert line.startswith("W&B: going on offline, the server did not take the run: ")
-    assert len(offline_runs(tmp_path)) == 1
+    assert line.startswith("W&B: going on offline, http://127.0.0.1:")
+    assert line.endswith(("no answer within 1 s", "timed out"))
+    (run,) = offline_runs(tmp_path)
+    assert [row["loss"] for row in run.history] == [0.5]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_silence_is_known_after_the_time_given(scheme):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"{scheme}://127.0.0.1:{server.getsockname()[1]}"
+        assert service.why_silent(url, 0.1) is not None
+
+
+def test_a_name_that_is_looked_up_for_ever_is_silence(monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: released.wait(60))
+    try:
+        found = service.why_silent("http://w-and-b.invalid", 0.1)
+    finally:
+        released.set()
+    assert found == "no answer within 0.1 s"
+
+
+@pytest.mark.parametrize(
+    ("status", "silent"), [(200, False), (401, False), (404, False), (500, False), (503, True)]
+)
+def test_any_answer_but_that_of_a_gateway_alone_is_one(status, silent):
+    with serving(status) as server:
+        assert (service.why_silent(server.url, 60) is not None) == silent
+
+
+def test_what_w_and_b_may_know_better_is_left_to_it():
+    """An answer in another protocol, as of a certificate that Python does not know; a proxy."""
+    with serving() as server:
+        assert service.why_silent(server.url.replace("http:", "https:"), 60) is None
+        assert service.why_silent("http://127.0.0.1:9", 60, {"http": "socks5://a:1"}) is None
+        assert service.why_silent("http://127.0.0.1:9", 60, {"http": server.url}) is None
 
 
 def test_an_end_that_hangs_is_given_up(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("ddpm_kedro.hooks.wandb_recording._GRACE_SECONDS", 0.1)
     told = recording(tmp_path, finish_timeout=0.1)
     released = threading.Event()
-    told._do(lambda run: released.wait(60))
+    told._actions.put(lambda run: released.wait(60))
     environment = dict(os.environ)
     try:
         told.finish(0)
@@ -123,9 +186,11 @@ def test_an_end_that_hangs_is_given_up(tmp_path, monkeypatch, caplog):
 
 def test_a_key_that_is_none_falls_back_to_offline(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_API_KEY", "my secret")
-    recording(tmp_path).finish(0)
+    with serving(401) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        recording(tmp_path).finish(0)
     (line,) = warnings(caplog)
-    assert line.startswith("W&B: going on offline")
+    assert line.startswith("W&B: going on offline, the server did not take the run: ")
     assert "secret" not in line
     assert len(offline_runs(tmp_path)) == 1
 
@@ -158,7 +223,7 @@ def test_records_keep_their_order_after_many_others(tmp_path):
     told = recording(tmp_path)
     for number in range(5):
         told.summary({"n": number})
-        told._do(lambda run: run.log({"picture": 1}))
+        told._actions.put(lambda run: run.log({"picture": 1}))
     for step in (1, 2, 3):
         told.record({"step": step, "images_seen": 8 * step, "loss": 1.0})
     told.finish(0)

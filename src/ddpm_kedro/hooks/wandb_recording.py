@@ -32,7 +32,8 @@ class Recording:
     nothing more is sent, and nothing is ever raised.
 
     W&B fixes a run's group when it begins, and the group is the training's fingerprint, known only
-    when training has its data. A recording that waits for it keeps what it is told until then.
+    when training has its data. A recording that waits for it keeps what it is told until then; the
+    server is looked for meanwhile.
 
     Args:
         settings: wandb.yml.
@@ -56,21 +57,26 @@ class Recording:
         self._folder = folder
         self._config = dict(config)
         self._facts: dict[str, Any] = {}
-        self._waiting: list[_Action] | None = []
+        self._begun = threading.Event()
         self._actions: queue.SimpleQueue[_Action | None] = queue.SimpleQueue()
         self._talker = threading.Thread(target=self._talk, name="wandb-recording", daemon=True)
         self._exit_code: int | None = None
         self._has_failed = False
         self._environment = contextlib.ExitStack()
         self.fingerprint: str | None = None
+        try:
+            self._environment.enter_context(service.environment(folder / "wandb"))
+        except OSError as error:
+            self._warn(error)
+        self._talker.start()
         if not wait_for_fingerprint:
-            self._begin()
+            self._begun.set()
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Log one record of training; what is None (was not finite) is left out."""
         row = {key: value for key, value in record.items() if value is not None}
-        self._begin()
-        self._do(lambda run: run.log(row))
+        self._begun.set()
+        self._actions.put(lambda run: run.log(row))
 
     def preview(self, path: Path, record: Mapping[str, Any]) -> None:
         """Log a picture of samples beside the record that it belongs to."""
@@ -81,8 +87,8 @@ class Recording:
             place = {key: record[key] for key in ("step", service.X_AXIS) if key in record}
             run.log({"samples": wandb.Image(str(path)), **place})
 
-        self._begin()
-        self._do(log)
+        self._begun.set()
+        self._actions.put(log)
 
     def note(self, key: str, value: Any) -> None:
         """Add a fact to the configuration, below ``facts``; ``fingerprint`` is the group too."""
@@ -92,12 +98,12 @@ class Recording:
         else:
             self._facts.update(fact)
             fact = {"facts": dict(self._facts)}
-        if self._waiting is not None:
-            self._config.update(fact)
+        if self._begun.is_set():
+            self._actions.put(lambda run: run.config.update(fact, allow_val_change=True))
         else:
-            self._do(lambda run: run.config.update(fact, allow_val_change=True))
+            self._config.update(fact)
         if key == "fingerprint":
-            self._begin()
+            self._begun.set()
 
     def image(self, name: str, picture: Image.Image) -> None:
         """Log a picture under ``name``."""
@@ -107,7 +113,7 @@ class Recording:
 
             run.log({name: wandb.Image(picture)})
 
-        self._do(log)
+        self._actions.put(log)
 
     def file(
         self,
@@ -139,7 +145,7 @@ class Recording:
                 artifact.add_file(str(path), name=path.name)
             run.log_artifact(artifact, aliases=list(aliases) or ["latest"])
 
-        self._do(log)
+        self._actions.put(log)
 
     def text_file(self, name: str, file_name: str, kind: str, text: str) -> None:
         """Log ``text`` as the only file of an artifact."""
@@ -152,11 +158,11 @@ class Recording:
                 file.write(text)
             run.log_artifact(artifact)
 
-        self._do(log)
+        self._actions.put(log)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set values that runs are compared by."""
-        self._do(lambda run: run.summary.update(dict(values)))
+        self._actions.put(lambda run: run.summary.update(dict(values)))
 
     def finish(self, exit_code: int) -> None:
         """End the run; a second call does nothing.
@@ -166,8 +172,8 @@ class Recording:
         """
         if self._exit_code is not None:
             return
-        self._begin()
         self._exit_code = exit_code
+        self._begun.set()
         self._actions.put(None)
         try:
             self._talker.join(self._settings.finish_timeout + _GRACE_SECONDS)
@@ -179,34 +185,18 @@ class Recording:
         finally:
             self._environment.close()
 
-    def _begin(self) -> None:
-        if self._waiting is None:
-            return
-        waiting, self._waiting = self._waiting, None
-        for action in waiting:
-            self._actions.put(action)
-        try:
-            self._environment.enter_context(service.environment(self._folder / "wandb"))
-        except OSError as error:
-            self._warn(error)
-        self._talker.start()
-
-    def _do(self, action: _Action) -> None:
-        if self._waiting is not None:
-            self._waiting.append(action)
-        else:
-            self._actions.put(action)
-
     def _talk(self) -> None:
-        """The thread: begin, do what is asked in order, end."""
+        """The thread: find the server, begin when told, do what is asked in order, end."""
         run = None
-        if not self._has_failed:
-            try:
+        try:
+            if not self._has_failed:
+                connection = service.connect(self._settings, self._mode)
+                self._begun.wait()
                 run = service.begin(
-                    self._settings, self._mode, self._folder, self._config, self.fingerprint
+                    self._settings, connection, self._folder, self._config, self.fingerprint
                 )
-            except Exception as error:
-                self._warn(error)
+        except Exception as error:
+            self._warn(error)
         while (action := self._actions.get()) is not None:
             if self._has_failed:
                 continue

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import secrets
 import shutil
+import ssl
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from ddpm_kedro.hooks.wandb_settings import Mode, WandbSettings, find_api_key
 logger = logging.getLogger(__name__)
 
 X_AXIS = "images_seen"  # what every curve is drawn against
+INIT_SECONDS = 15  # for a server that has answered once, beside the work
 # No code, no console, no list of packages, no facts about the machine or its user.
 _PRIVACY = {
     "save_code": False,
@@ -50,18 +55,89 @@ def is_installed() -> bool:
     return False
 
 
-def begin(
-    settings: WandbSettings,
-    mode: Mode | None,
-    folder: Path,
-    config: Mapping[str, Any],
-    group: str | None,
-) -> Any:
-    """W&B's run: online where there is a key and a server that takes it, else offline.
+def connect(settings: WandbSettings, mode: Mode | None) -> tuple[Mode, str | None]:
+    """Whether a run is online or offline, and the key: within ``init_timeout`` seconds.
+
+    Online where there is a key and a server that answers at all, else offline.
 
     Args:
         settings: wandb.yml.
         mode: what the user asked for; None is whatever is possible.
+    """
+    import wandb
+
+    system = wandb.setup().settings
+    if mode == "offline" or (mode is None and system.mode == "offline"):  # typed: `wandb offline`
+        return "offline", None
+    key = find_api_key(system.base_url, os.environ)
+    if key is None and not os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        if mode == "online":
+            logger.warning(
+                "W&B: online was asked for, but there is no key: `wandb login` or "
+                "WANDB_API_KEY gives one; this run is recorded offline"
+            )
+        return "offline", None
+    proxies = {name: getattr(system, f"{name}_proxy", None) for name in ("http", "https")}
+    silence = why_silent(system.base_url, settings.init_timeout, proxies)
+    if silence is not None:
+        logger.warning("W&B: going on offline, %s: %s", system.base_url, silence)
+        return "offline", None
+    return "online", key
+
+
+def why_silent(
+    base_url: str, seconds: float, proxies: Mapping[str, str | None] | None = None
+) -> str | None:
+    """Why the server at ``base_url`` does not answer within ``seconds``, or None where it does.
+
+    W&B itself tries again until its own time limit, even where nobody listens. Any answer counts,
+    a refusal too; so does an error that W&B might not meet, as of certificates.
+
+    Args:
+        base_url: such as ``https://api.wandb.ai``.
+        seconds: to wait at most, for the look-up of the name too.
+        proxies: by scheme, beside those of the environment.
+    """
+    request = urllib.request.Request(
+        f"{base_url}/graphql", b'{"query": "{ __typename }"}', {"Content-Type": "application/json"}
+    )
+    asked = {scheme: proxy for scheme, proxy in (proxies or {}).items() if proxy}
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({**urllib.request.getproxies(), **asked})
+    )
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            opener.open(request, timeout=seconds).close()
+        except urllib.error.HTTPError as error:
+            gone = error.code in (502, 503, 504)  # a gateway's, and nobody behind it
+            return answers.put(str(error) if gone else None)
+        except Exception as error:
+            reason = getattr(error, "reason", error)
+            silent = isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError)
+            return answers.put(str(reason) if silent else None)
+        return answers.put(None)
+
+    threading.Thread(target=ask, name="wandb-connect", daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)
+    except queue.Empty:
+        return f"no answer within {seconds:g} s"
+
+
+def begin(
+    settings: WandbSettings,
+    connection: tuple[Mode, str | None],
+    folder: Path,
+    config: Mapping[str, Any],
+    group: str | None,
+) -> Any:
+    """W&B's run: online where there is a server that takes it, else offline.
+
+    Args:
+        settings: wandb.yml.
+        connection: from :func:`connect`.
         folder: where W&B makes its folder ``wandb``; WANDB_DIR wins.
         config: the run's configuration.
         group: the name under which W&B shows runs together.
@@ -71,17 +147,7 @@ def begin(
     """
     import wandb
 
-    system = wandb.setup().settings
-    if mode is None and system.mode == "offline":  # the user typed `wandb offline` once
-        mode = "offline"
-    key = find_api_key(system.base_url, os.environ)
-    if mode != "offline" and key is None and not os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        if mode == "online":
-            logger.warning(
-                "W&B: online was asked for, but there is no key: `wandb login` or "
-                "WANDB_API_KEY gives one; this run is recorded offline"
-            )
-        mode = "offline"
+    mode, key = connection
     arguments = {
         "id": os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4),
         "dir": os.environ.get("WANDB_DIR") or str(folder),
@@ -126,7 +192,7 @@ def _settings(settings: WandbSettings, api_key: str | None = None) -> Any:
     wanted: dict[str, Any] = {
         **_PRIVACY,
         "silent": True,
-        "init_timeout": settings.init_timeout,
+        "init_timeout": INIT_SECONDS,
         "finish_timeout": settings.finish_timeout,
         "finish_timeout_raises": True,
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ from ddpm_kedro.diffusion.objective import (
     X0Prediction,
 )
 from ddpm_kedro.diffusion.samplers import DDIM, Ancestral, Sampler
-from ddpm_kedro.diffusion.samplers.thresholding import DynamicThreshold
+from ddpm_kedro.diffusion.samplers.thresholding import DynamicThreshold, StaticThreshold
 from ddpm_kedro.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 SCHEDULES = "ddpm_kedro.diffusion.noise_schedule"
 OBJECTIVES = "ddpm_kedro.diffusion.objective"
@@ -34,6 +37,51 @@ PREDICTIONS: Mapping[type[Objective], str] = {
     VPrediction: "v_prediction",
 }
 NO_MAXIMUM = 1e6  # diffusers' dynamic threshold has always a maximum
+# What diffusers takes a field for that a configuration leaves out; null stands for it too.
+DEFAULTS: Mapping[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "rescale_betas_zero_snr": False,
+    "prediction_type": "epsilon",
+    "variance_type": "fixed_small",
+    "clip_sample": True,
+    "thresholding": False,
+    "dynamic_thresholding_ratio": 0.995,
+    "sample_max_value": 1.0,
+    "timestep_spacing": "leading",
+}
+VARIANCES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"}
+# Fields that change what is sampled, with the value at which it is what our samplers do; the last
+# one is of diffusers' first releases.
+FIXED: Mapping[str, Any] = {
+    "clip_sample_range": 1.0,
+    "steps_offset": 0,
+    "set_alpha_to_one": True,
+    "predict_epsilon": True,
+}
+FLOW_FIXED: Mapping[str, Any] = {
+    "num_train_timesteps": 1000,  # FlowSchedule tells the network 1000 t
+    "shift": 1.0,
+    "use_dynamic_shifting": False,
+    "invert_sigmas": False,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "stochastic_sampling": False,
+}
+SHIFTING = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type")
+# Other solvers on the same schedules: what of their fields changes what the network is told.
+OTHER_SOLVERS: Mapping[str, Mapping[str, Any]] = {
+    "DEISMultistepScheduler": {"use_flow_sigmas": False},
+    "DPMSolverMultistepScheduler": {"use_flow_sigmas": False},
+    "DPMSolverSinglestepScheduler": {"use_flow_sigmas": False},
+    "EulerAncestralDiscreteScheduler": {},
+    "EulerDiscreteScheduler": {"timestep_type": "discrete"},
+    "PNDMScheduler": {},
+    "UniPCMultistepScheduler": {"use_flow_sigmas": False},
+}
 
 
 def export_scheduler(
@@ -42,14 +90,18 @@ def export_scheduler(
     """The pipeline's name and the scheduler's configuration.
 
     An :class:`Ancestral` sampler becomes a ``DDPMScheduler``, every other one a ``DDIMScheduler``
-    with its spacing; the straight path becomes a ``FlowMatchEulerDiscreteScheduler``. Note that
+    with its spacing; the straight path becomes a ``FlowMatchEulerDiscreteScheduler``, which never
+    thresholds. Note that
     diffusers' ``DDIMScheduler`` steps by T // n whatever its timesteps are: with spacing linspace,
     or trailing where n does not divide T, its images differ from ours. Where it clips x_0, its step
     equals ours with ``use_clipped_model_output=True``; else it keeps the eps of the unclipped x_0.
 
     Raises:
-        InputError: diffusers has no such schedule, or no such objective on it.
+        InputError: diffusers has no such schedule, no such objective on it or no such threshold.
     """
+    threshold = None if sampler is None else sampler.threshold
+    if not isinstance(threshold, StaticThreshold | DynamicThreshold | None):
+        raise InputError(f"diffusers has no equal of {type(threshold).__name__}")
     if isinstance(schedule, FlowSchedule) and isinstance(objective, FlowVelocity):
         return "DDPMPipeline", {
             "_class_name": "FlowMatchEulerDiscreteScheduler",
@@ -82,34 +134,67 @@ def export_scheduler(
 def import_scheduler(
     config: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
-    """Options of the noise schedule, the objective and the sampler (None where we lack its like).
+    """Options of the noise schedule, the objective and the sampler.
+
+    The sampler is None, and a warning says so, where the scheduler is another solver on a schedule
+    that we have. Nothing else is lost: a field is read, or without effect beside the others, or
+    refused.
 
     Args:
         config: ``scheduler_config.json``.
 
     Raises:
-        InputError: we have no such schedule or prediction.
+        InputError: we have no such scheduler, or none with such a field.
     """
     kind = config.get("_class_name")
+    given = {name: value for name, value in config.items() if value is not None}
     if kind == "FlowMatchEulerDiscreteScheduler":
-        if config.get("shift", 1.0) != 1.0 or config.get("use_dynamic_shifting"):
-            raise InputError(f"{kind} with a shift: only shift=1.0 can be imported")
+        _refuse_others(given, FLOW_FIXED, SHIFTING)
         return (
             {"type": f"{SCHEDULES}.FlowSchedule"},
             {"type": f"{OBJECTIVES}.FlowVelocity"},
-            {"type": f"{SAMPLERS}.FlowEuler", "num_steps": 50},
+            {"type": f"{SAMPLERS}.FlowEuler", "num_steps": 50, "thresholding": None},
         )
-    total = config.get("num_train_timesteps", 1000)
-    if not isinstance(total, int) or isinstance(total, bool) or total < 1:
-        raise InputError(f"scheduler with num_train_timesteps={total!r}: not a number of steps")
+    config = {**DEFAULTS, **given}
+    if kind in ("DDPMScheduler", "DDIMScheduler"):
+        _refuse_others(given, FIXED, {*DEFAULTS, "trained_betas", *_without_effect(config)})
+    elif kind in OTHER_SOLVERS:
+        _refuse_others(given, OTHER_SOLVERS[kind], given.keys() - OTHER_SOLVERS[kind].keys())
+        logger.warning("%s: how it samples is not imported, the usual sampler is used", kind)
+    else:
+        raise InputError(f"scheduler with _class_name={kind!r}: cannot be imported")
     objectives = {
         name: {"type": f"{OBJECTIVES}.{objective.__name__}"}
         for objective, name in PREDICTIONS.items()
     }
-    prediction = config.get("prediction_type", "epsilon")
+    prediction = config["prediction_type"]
     if prediction not in objectives:
-        raise InputError(f"scheduler with prediction_type={prediction!r}: cannot be imported")
-    return _schedule_option(config, total), objectives[prediction], _sampler_option(config, total)
+        raise InputError(f"{kind} with prediction_type={prediction!r}: cannot be imported")
+    schedule = _schedule_option(config)
+    sampler = None if kind in OTHER_SOLVERS else _sampler_option(config)
+    return schedule, objectives[prediction], sampler
+
+
+def _refuse_others(
+    config: Mapping[str, Any], fixed: Mapping[str, Any], others: Collection[str] = ()
+) -> None:
+    """Refuse a field that is neither one of ``others`` nor has its ``fixed`` value."""
+    for name, value in config.items():
+        if name.startswith("_") or name in others or (name in fixed and value == fixed[name]):
+            continue
+        only = f"only {fixed[name]!r} can be imported" if name in fixed else "cannot be imported"
+        raise InputError(f"{config['_class_name']} with {name}={value!r}: {only}")
+
+
+def _without_effect(config: Mapping[str, Any]) -> Iterator[str]:
+    """Fields of DDPMScheduler or DDIMScheduler that change nothing beside the others."""
+    yield "tensor_format"  # of diffusers' first releases
+    if config["_class_name"] == "DDPMScheduler":
+        yield "set_alpha_to_one"
+    if config["thresholding"] or not config["clip_sample"]:
+        yield "clip_sample_range"
+    if config["timestep_spacing"] != "leading":
+        yield "steps_offset"
 
 
 def _betas(schedule: DiscreteSchedule) -> dict[str, Any]:
@@ -144,39 +229,66 @@ def _sampling(sampler: Sampler | None) -> dict[str, Any]:
     return config
 
 
-def _schedule_option(config: Mapping[str, Any], total: int) -> dict[str, Any]:
-    name = config.get("beta_schedule", "linear")
-    if config.get("trained_betas") is not None:
-        raise InputError("scheduler with trained_betas: only a named beta_schedule can be imported")
+def _schedule_option(config: Mapping[str, Any]) -> dict[str, Any]:
+    kind, name, total = (config[k] for k in ("_class_name", "beta_schedule", "num_train_timesteps"))
+    if not isinstance(total, int) or isinstance(total, bool) or total < 1:
+        raise InputError(f"{kind} with num_train_timesteps={total!r}: not a number of steps")
+    if "trained_betas" in config:
+        raise InputError(f"{kind} with trained_betas: only a named beta_schedule can be imported")
     if name == "linear":
         # Ours are stated for T = 1000 and scaled, theirs are not.
         option = {
             "type": f"{SCHEDULES}.LinearSchedule",
             "num_timesteps": total,
-            "beta_start": config.get("beta_start", 1e-4) * total / 1000,
-            "beta_end": config.get("beta_end", 0.02) * total / 1000,
+            "beta_start": _number(config, "beta_start") * total / 1000,
+            "beta_end": _number(config, "beta_end") * total / 1000,
         }
     elif name == "squaredcos_cap_v2":
         option = {"type": f"{SCHEDULES}.CosineSchedule", "num_timesteps": total}
     else:
         raise InputError(
-            f"scheduler with beta_schedule={name!r}: linear and squaredcos_cap_v2 can be imported"
+            f"{kind} with beta_schedule={name!r}: linear and squaredcos_cap_v2 can be imported"
         )
-    if config.get("rescale_betas_zero_snr"):
+    if config["rescale_betas_zero_snr"]:
         option = {"type": f"{SCHEDULES}.ZeroTerminalSNR", "schedule": option}
     return option
 
 
-def _sampler_option(config: Mapping[str, Any], total: int) -> dict[str, Any] | None:
-    option: dict[str, Any] = {"spacing": config.get("timestep_spacing", "leading")}
-    if config.get("thresholding"):
-        option["thresholding"] = "dynamic"
-    else:
-        option["thresholding"] = "static" if config.get("clip_sample", True) else None
-    if config.get("_class_name") == "DDPMScheduler":
-        large = "large" in config.get("variance_type", "fixed_small")
-        option |= {"num_steps": total, "variance": "large" if large else "small"}
-        return {"type": f"{SAMPLERS}.{Ancestral.__name__}", **option}
-    if config.get("_class_name") == "DDIMScheduler":
+def _sampler_option(config: Mapping[str, Any]) -> dict[str, Any]:
+    kind, total = config["_class_name"], config["num_train_timesteps"]
+    option = {"spacing": config["timestep_spacing"], "thresholding": _threshold_option(config)}
+    if option["spacing"] not in ("leading", "trailing", "linspace"):
+        raise InputError(f"{kind} with timestep_spacing={option['spacing']!r}: cannot be imported")
+    if kind == "DDIMScheduler":
         return {"type": f"{SAMPLERS}.{DDIM.__name__}", "num_steps": min(50, total), **option}
-    return None
+    if config["variance_type"] not in VARIANCES:
+        raise InputError(
+            f"{kind} with variance_type={config['variance_type']!r}: cannot be imported"
+        )
+    option |= {"num_steps": total, "variance": VARIANCES[config["variance_type"]]}
+    return {"type": f"{SAMPLERS}.{Ancestral.__name__}", **option}
+
+
+def _threshold_option(config: Mapping[str, Any]) -> Mapping[str, Any] | str | None:
+    if not config["thresholding"]:
+        return "static" if config["clip_sample"] else None
+    quantile, maximum = (
+        _number(config, name) for name in ("dynamic_thresholding_ratio", "sample_max_value")
+    )
+    if not 0 < quantile <= 1 or not maximum >= 1:
+        raise InputError(
+            f"{config['_class_name']} with dynamic_thresholding_ratio={quantile} and "
+            f"sample_max_value={maximum}: a share in (0, 1] and at least 1 can be imported"
+        )
+    return {
+        "type": f"{SAMPLERS}.thresholding.{DynamicThreshold.__name__}",
+        "quantile": quantile,
+        "maximum": None if maximum >= NO_MAXIMUM else maximum,
+    }
+
+
+def _number(config: Mapping[str, Any], name: str) -> float:
+    value = config[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{config['_class_name']} with {name}={value!r}: not a number")
+    return value

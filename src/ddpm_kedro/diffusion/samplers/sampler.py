@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -60,7 +61,8 @@ def levels_at(schedule: NoiseSchedule, times: Sequence[float]) -> list[Level]:
 class SamplingRun:
     """What one call of `Sampler.sample` carries from step to step.
 
-    `history` is the sampler's to keep what later steps need; it starts empty.
+    `history` is the sampler's to keep what later steps need; it starts empty. `noise_calls` counts
+    the calls of `noise` in each step.
     """
 
     denoiser: DenoiserLike
@@ -72,6 +74,7 @@ class SamplingRun:
     dtype: torch.dtype
     step_number: int = 0
     history: dict[str, Any] = field(default_factory=dict)
+    noise_calls: Counter[int] = field(default_factory=Counter)
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
         """Estimate of x_0 (B, C, H, W) at this level, thresholded if the sampler does that."""
@@ -80,8 +83,11 @@ class SamplingRun:
         return self.threshold(x0) if self.threshold else x0
 
     def noise(self) -> Tensor:
-        """This step's N(0, I) numbers (B, C, H, W), each row from its sample's own stream."""
-        return self._normal(Stream.SAMPLER, self.step_number)
+        """N(0, I) numbers (B, C, H, W), new ones with every call, each row from its own stream."""
+        call = self.noise_calls[self.step_number]
+        self.noise_calls[self.step_number] += 1
+        # The generator's step has 56 bits: the low 32 number steps, those above calls within one.
+        return self._normal(Stream.SAMPLER, self.step_number + (call << 32))
 
     def initial_noise(self) -> Tensor:
         """N(0, I) numbers (B, C, H, W) to start from."""
