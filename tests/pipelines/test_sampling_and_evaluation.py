@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,17 @@ def test_both_stages_write_what_the_contract_names(catalog: DataCatalog, tmp_pat
     assert "CompactUNet trained on 30 images of 8 x 8 pixels" in page
     assert "SGD(lr=0.25)" in page
     assert "after 128 images" in page
+
+
+def test_a_model_with_an_infinite_argument_is_reported(
+    catalog: DataCatalog, tmp_path: Path
+) -> None:
+    weight = {"type": "ddpm_kedro.diffusion.loss_weight.MinSNRWeight", "gamma": float("inf")}
+    model = tiny_model()
+    spec = replace(model.spec, loss_weight=weight)
+    save_model(tmp_path / "model.safetensors", spec, {"ema": model.network.state_dict()})
+    SequentialRunner().run(sampling.create_pipeline() + evaluation.create_pipeline(), catalog)
+    assert "MinSNRWeight(gamma=Infinity)" in (tmp_path / "report.html").read_text()
 
 
 def test_evaluation_before_sampling_says_what_to_run(catalog: DataCatalog) -> None:

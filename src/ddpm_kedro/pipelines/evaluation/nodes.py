@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,9 @@ def evaluate_samples(
         seed=parameters.seed,
         device=choose_device(parameters.device),
     )
-    return metrics, {**diagnostics, "model": model.spec.to_dict()}
+    # An infinite argument becomes its name: the file is JSON, which has no infinity.
+    spec = json.loads(json.dumps(model.spec.to_dict()), parse_constant=str)
+    return metrics, {**diagnostics, "model": spec}
 
 
 def write_report(
