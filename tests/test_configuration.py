@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.framework.config_loader import LayeredConfigLoader, compose
@@ -34,29 +37,15 @@ GROUPS = {
     "timestep_sampling": ("timestep_samplings", "training.timesteps"),
     "optimizer": ("optimizers", "training.optimizer"),
     "lr_schedule": ("lr_schedules", "training.lr_schedule"),
-    "sampler": ("samplers", "sampling.sampler"),
+    "sampler": ("samplers", "training.sampler"),
 }
-# Options that go together only: choosing the left one means choosing the others too.
-COMPANIONS: dict[str, dict[str, dict[str, str]]] = {
-    "noise_schedule": {
-        "edm": {"objective": "edm", "timestep_sampling": "log_normal", "sampler": "heun"},
-        "flow": {"objective": "flow", "sampler": "flow_euler"},
-        "zero_terminal_snr": {"objective": "v", "sampler": "ddim"},
-    },
-    "objective": {
-        "edm": {"noise_schedule": "edm", "timestep_sampling": "log_normal", "sampler": "heun"},
-        "flow": {"noise_schedule": "flow", "sampler": "flow_euler"},
-    },
-    "loss_weight": {
-        "edm": {"noise_schedule": "edm", "objective": "edm", "sampler": "heun"},
-    },
-    "timestep_sampling": {
-        "log_normal": {"noise_schedule": "edm", "objective": "edm", "sampler": "heun"},
-    },
-    "sampler": {
-        "flow_euler": {"noise_schedule": "flow", "objective": "flow"},
-        "flow_heun": {"noise_schedule": "flow", "objective": "flow"},
-    },
+# Options that go together only: choosing the left one means choosing a formulation too.
+COMPANIONS: dict[str, dict[str, str]] = {
+    "noise_schedule": {"edm": "edm", "flow": "flow", "zero_terminal_snr": "v_zero_terminal_snr"},
+    "objective": {"edm": "edm", "flow": "flow"},
+    "loss_weight": {"edm": "edm"},
+    "timestep_sampling": {"log_normal": "edm", "logit_normal": "flow"},
+    "sampler": {"flow_euler": "flow", "flow_heun": "flow"},
 }
 
 
@@ -74,18 +63,27 @@ def read(folder: Path) -> dict[str, Any]:
 
 @cache
 def layers(preset: str) -> tuple[dict[str, Any], ...]:
-    """The parameter files of base and preset as they are written."""
-    folders = [CONF / "base", *([CONF / preset] if preset else [])]
-    return tuple(
-        yaml.safe_load(path.read_text()) or {}
-        for folder in folders
-        for path in sorted({*folder.glob("parameters*"), *folder.glob("parameters/*")})
-        if path.is_file()
-    )
+    """The parameters of base and preset as they are written."""
+    return tuple(read(folder) for folder in (CONF / "base", CONF / preset)[: 2 if preset else 1])
 
 
 def composed(preset: str, **given: Any) -> dict[str, Any]:
-    return compose([*layers(preset), {"image_path": "somewhere", **given}])
+    return compose(layers(preset), [{"image_path": "somewhere", **given}])
+
+
+FORMULATIONS = yaml.safe_load((CONF / "base/parameters/formulations.yml").read_text())[
+    "formulations"
+]
+
+
+def named(preset: str, **given: str) -> dict[str, str]:
+    """The choice of each group when a user gives these: by hand, for one preset and one user."""
+    written = [read(CONF / "base"), *([read(CONF / preset)] if preset else []), given]
+    names: dict[str, str] = {}
+    for layer in written:
+        names |= FORMULATIONS.get(layer.get("formulation"), {})
+        names |= {key: layer[key] for key in GROUPS if key in layer and "$" not in layer[key]}
+    return names
 
 
 def at(tree: dict[str, Any], path: str) -> Any:
@@ -128,8 +126,10 @@ def test_the_loader_composes_the_same(preset, tmp_path):
 @pytest.mark.parametrize(("preset", "group", "option"), CASES)
 def test_a_choice_composes_as_its_layers_say(preset, group, option):
     table, place = GROUPS[group]
-    companions = COMPANIONS.get(group, {}).get(option, {})
-    tree = composed(preset, **{group: option, **companions})
+    given = {group: option}
+    if option in COMPANIONS.get(group, {}):
+        given["formulation"] = COMPANIONS[group][option]
+    tree = composed(preset, **given)
     changed = read(CONF / preset) if preset else {}
     expected = {**BASE[table][option], **changed.get(table, {}).get(option, {})}
     found = at(tree, place)
@@ -137,11 +137,33 @@ def test_a_choice_composes_as_its_layers_say(preset, group, option):
     for key, value in expected.items():
         if not (isinstance(value, str) and "${" in value):
             assert found[key] == value, key
-    for other, (other_table, other_place) in GROUPS.items():  # the other choices stay
-        if other != group:
-            name = companions.get(other) or changed.get(other) or BASE[other]
-            assert at(tree, other_place)["type"] == BASE[other_table][name]["type"]
+    for other, name in named(preset, **given).items():  # the other choices stay
+        other_table, other_place = GROUPS[other]
+        assert at(tree, other_place)["type"] == BASE[other_table][name]["type"]
     Parameters.from_tree(tree)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_formulation_is_whole_under_every_preset(preset, formulation):
+    tree = composed(preset, formulation=formulation)
+    assert {part: tree[part] for part in FORMULATIONS[formulation]} == FORMULATIONS[formulation]
+    assert tree["sampling"]["sampler"] is None
+    Parameters.from_tree(tree)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2s"])
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_these_samplers_fit_every_formulation(formulation, sampler):
+    Parameters.from_tree(composed("", formulation=formulation, sampler=sampler))
+
+
+def test_a_run_that_only_draws_may_ask_for_a_sampler_of_another_schedule():
+    """The schedule that counts is in the model file, which is known when it draws."""
+    tree = composed("", sampler="flow_heun")
+    parameters = Parameters.from_values(tree)
+    with pytest.raises(InputError, match=r"samplers\.flow_heun: FlowHeun follows"):
+        parameters.check_samplers()
 
 
 def test_the_homework_is_what_the_course_says():
@@ -189,6 +211,28 @@ REFUSED = [
     ({"noise_schedules": {"cosine": {"steps": 3}}}, "noise_schedules.cosine"),
     ({"noise_schedule": "zero_terminal_snr", "objective": "eps"}, "objectives.eps"),
     ({"sampler": "flow_euler"}, "samplers.flow_euler"),
+    ({"formulation": "edm", "objective": "v"}, "objectives.v: VPrediction does not scale"),
+    ({"formulations": {"edm": {"optimizer": "sgd"}}}, "formulations.edm.optimizer=sgd: no such"),
+    ({"formulations": {"new": {"sampler": "ddim"}}}, "formulations.new.noise_schedule: missing"),
+    ({"formulations": {"edm": {"samplar": "ddim"}}}, "did you mean sampler?"),
+    (
+        {"formulation": "edm", "sampler": "ddim", "samplers": {"ddim": {"spacing": "trailing"}}},
+        "samplers.ddim: spacing=trailing on EDMSchedule",
+    ),
+    ({"sampling": {"sampler": "flow_heun"}}, "sampling.sampler: FlowHeun follows"),
+    ({"sampling": {"sampler": {"eta": 7}}}, "sampling.sampler: eta"),
+    ({"sampling": {"sampler": 5}}, "sampling.sampler=5"),
+    (
+        {"samplers": {"ddim": {"thresholding": {"type": "ddpm_kedro.diffusion.samplers.DDIM"}}}},
+        "sampler.thresholding: ddpm_kedro.diffusion.samplers.DDIM is not a Threshold",
+    ),
+    ({"samplers": {"ddim": {"type": "torch.nn.Identity"}}}, "torch.nn.Identity is not a Sampler"),
+    ({"objectives": {"v": {"type": "torch.nn.Identity"}}}, "torch.nn.Identity is not a Objective"),
+    (
+        {"training": {"conditional": True, "label_dropout": 0}, "sampling": {"guidance": 2.0}},
+        "sampling.guidance=2.0: compares with images drawn without a label",
+    ),
+    ({"loss_weights": {"p2": {"gamma": float("inf")}}, "loss_weight": "p2"}, "gamma=inf"),
     (
         {"lr_schedule": "constant", "lr_schedules": {"constant": {"type": "torch.nn.Linear"}}},
         "not a learning-rate schedule",
@@ -215,3 +259,80 @@ def test_wrong_input_is_one_line_that_names_it(given, words):
 )
 def test_the_engine_takes_what_the_parameters_say(section, settings):
     assert set(section.model_fields) == {field.name for field in dataclasses.fields(settings)}
+
+
+def test_nested_options_and_infinity_are_taken_where_they_belong():
+    dynamic = {"type": "ddpm_kedro.diffusion.samplers.thresholding.DynamicThreshold"}
+    Parameters.from_tree(composed("", samplers={"ddim": {"thresholding": dynamic}}))
+    gamma = {"loss_weights": {"min_snr": {"gamma": float("inf")}}}
+    Parameters.from_tree(composed("", loss_weight="min_snr", **gamma))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"training": {"conditional": True, "label_dropout": 0}, "sampling": {"guidance": 1}},
+        {"training": {"conditional": True, "label_dropout": 0}},
+        {"training": {"conditional": True}, "sampling": {"guidance": 2.0}},
+        {"training": {"label_dropout": 0}},
+    ],
+)
+def test_without_label_dropout_only_guidance_is_refused(given):
+    Parameters.from_tree(composed("", **given))
+
+
+COUNTS = (
+    "batch_size",
+    "keep_checkpoints",
+    "held_out_images",
+    "max_skipped_updates",
+    "num_previews",
+    "micro_batch_size",
+)
+AMOUNTS = (
+    "budget_kimg",
+    "log_every_kimg",
+    "checkpoint_every_kimg",
+    "preview_every_kimg",
+    "max_minutes",
+    "clip_norm",
+)
+SHARES = ("label_dropout", "held_out_fraction")
+ENDLESS = [float("inf"), float("nan")]
+RANGES: dict[str, list[Any]] = {
+    **{key: [None, True, -1, 0, 1, 1.5, 7, "many"] for key in COUNTS},
+    **{key: [None, True, -1.0, 0, 1e-9, 1, 2.5, "many", *ENDLESS] for key in AMOUNTS},
+    **{key: [None, True, -0.1, 0, 0.5, 1, 1.5, "many", *ENDLESS] for key in SHARES},
+    "seed": [None, True, -1, 0, 1.5, 2**63 - 1, 2**63],
+    "precision": [None, "auto", "fp32", "bf16", "fp16", "fp8", 16],
+    "compile": [None, "auto", "on", "off", "maybe"],
+    "ema.halflives_kimg": [[], [0], [0.5], [1, 1], [1, 2], [-1], [True], [float("inf")], None],
+    "ema.warmup_ratio": [None, True, -1, 0, 0.05, 1, float("nan")],
+    "distributed.workers": [None, True, 0, 1, 2, 1.5],
+    "distributed.nodes": [None, 0, 1, 2],
+    "distributed.wait_minutes": [None, True, 0, 0.5, float("inf")],
+    "distributed.max_restarts": [None, True, -1, 0, 3, 0.5],
+    "distributed.rendezvous": [None, "host:1", "host"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "values"), RANGES.items(), ids=RANGES)
+def test_parameters_and_engine_take_and_refuse_the_same_values(path, values):
+    base = Parameters.from_tree(composed("")).training.model_dump()
+    *sections, key = path.split(".")
+    for value in values:
+        given = copy.deepcopy(base)
+        section = given[sections[0]] if sections else given
+        section[key] = value
+
+        def takes(check: Callable[[dict[str, Any]], object], given: dict[str, Any] = given) -> bool:
+            try:
+                check(given)
+            except (InputError, ValidationError):
+                return False
+            return True
+
+        by_parameters = takes(
+            lambda given: TrainingSettings(**TrainingParameters(**given).model_dump())
+        )
+        assert by_parameters == takes(lambda given: TrainingSettings(**given)), f"{path}={value}"

@@ -49,6 +49,15 @@ def test_refused_before_it_is_made(option, words):
         build(option)  # an optimizer without parameters too: the mistake comes first
 
 
+@pytest.mark.parametrize("name", ["MinSNRWeight", "SoftMinSNRWeight"])
+def test_infinity_is_taken_where_a_class_says_so(name):
+    option = {"type": f"ddpm_kedro.diffusion.loss_weight.{name}", "gamma": float("inf")}
+    assert build(option).gamma == float("inf")
+    for wrong in (float("nan"), -float("inf")):
+        with pytest.raises(InputError, match="finite"):
+            build({**option, "gamma": wrong})
+
+
 def test_a_refusal_of_the_constructor_keeps_its_words():
     with pytest.raises(InputError, match="both arguments should be Rational"):
         build({"type": "fractions.Fraction", "numerator": 1, "denominator": "x"})

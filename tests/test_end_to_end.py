@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,8 +151,39 @@ def test_done_is_done_and_another_choice_starts_beside_it(finished):
     assert (finished / "06_models/model.safetensors").read_bytes() == before
 
 
+def test_a_new_sampler_draws_from_the_model_that_is_there(finished, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(finished, root)
+    written = ("06_models/model.safetensors", "07_model_output/samples.npy")
+    model, samples = ((root / name).read_bytes() for name in written)
+    trainings = {path.name for path in (root / "06_models/trainings").iterdir()}
+    for params, options in [
+        ("sampler=heun", ()),  # training too: it finds itself done
+        ("sampling.sampler=dpmpp_2m", ("--pipelines", "sampling")),
+    ]:
+        result = kedro_run(root, *options, params=params)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert (root / written[0]).read_bytes() == model
+        assert (root / written[1]).read_bytes() != samples
+        assert {path.name for path in (root / "06_models/trainings").iterdir()} == trainings
+    back = kedro_run(root, "--pipelines", "sampling")
+    assert back.returncode == 0, back.stderr
+    assert (root / written[1]).read_bytes() == samples
+
+
+def test_edm_by_one_word(tmp_path):
+    result = kedro_run(tmp_path, "--pipelines", "data_preparation,training,sampling",
+                       params="formulation=edm")  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Heun" in result.stdout + result.stderr
+    samples = np.load(tmp_path / "07_model_output/samples.npy")
+    assert samples.std() > 10
+
+
 WRONG = [
     ("optimizer=rmsprop", (), "optimizer=rmsprop: choose one of"),  # found before the run
+    ("formulation=edn", (), "formulation=edn: choose one of"),
+    ("sampler=flow_heun", (), "samplers.flow_heun: FlowHeun follows the straight path"),
     ("dataset=parquet,image_path=/no/such.parquet", (), "/no/such.parquet"),  # inside a node
     ("", ("--pipelines", "nowhere"), "nowhere"),
     ("", ("--runner", "ParallelRunner"), "--runner ParallelRunner: "),

@@ -54,6 +54,7 @@ def check(option: Option, *args: Any, trusted: Sequence[str] | None = None, **ex
     """Bind an option's arguments against the signature of its type without calling it.
 
     ``args`` and ``extra`` stand for what :func:`build` will add; their values are not looked at.
+    A class names the arguments that may be infinite in its attribute ``takes_inf``.
 
     Raises:
         InputError: no ``type``, an unknown or missing argument, or a number that is not finite.
@@ -62,7 +63,8 @@ def check(option: Option, *args: Any, trusted: Sequence[str] | None = None, **ex
     for key, value in arguments.items():
         if isinstance(value, Mapping) and "type" in value:
             check(value, trusted=trusted)
-        if isinstance(value, float) and not math.isfinite(value):
+        endless = value == math.inf and key in getattr(target, "takes_inf", ())
+        if isinstance(value, float) and not math.isfinite(value) and not endless:
             raise InputError(f"{key}={value} of {option['type']}: give a finite number")
     try:
         signature = inspect.signature(target)

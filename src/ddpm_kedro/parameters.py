@@ -8,20 +8,35 @@ signatures of their classes, and the combination checked, before any node runs.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
-from ddpm_kedro.construction import build, check
 from ddpm_kedro.errors import InputError
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic takes true for 1
+        raise ValueError("give a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_not_bool)]
+Real = Annotated[float, BeforeValidator(_not_bool)]
+Count = Annotated[Whole, Field(ge=1)]
+CountOrZero = Annotated[Whole, Field(ge=0)]
+Positive = Annotated[Real, Field(gt=0)]
+Share = Annotated[Real, Field(ge=0, lt=1)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 
@@ -61,8 +76,9 @@ class PreparationParameters(_Section):
 class EmaParameters(_Section):
     """Exponential moving averages of the weights."""
 
-    halflives_kimg: Annotated[list[Positive], Field(min_length=1)]
-    """Half-lives in thousands of images; the first is the average that `weights: ema` means."""
+    halflives_kimg: Annotated[list[Annotated[Real, Field(ge=0)]], Field(min_length=1)]
+    """Half-lives in thousands of images; the first is the average that `weights: ema` means. 0
+    follows the weights themselves."""
     warmup_ratio: Positive | None
     """The half-life is at most this share of the images seen so far (EDM uses 0.05); None: off."""
 
@@ -78,7 +94,7 @@ class DistributedParameters(_Section):
     """host:port where the machines meet; needed when nodes is more than 1."""
     wait_minutes: Positive
     """How long a machine waits there for the others."""
-    max_restarts: Annotated[int, Field(ge=0)]
+    max_restarts: CountOrZero
     """How often a job with a dead worker starts again from its last checkpoint."""
 
 
@@ -102,20 +118,22 @@ class TrainingParameters(_Section):
     conditional: bool
     """Tell the network the class of each image."""
     label_dropout: Share
-    """Share of samples trained without their label, for guidance; used when conditional."""
+    """Share of samples trained without their label, for guidance; used when conditional. 0 leaves
+    the network without an idea of no label: then there is no guidance."""
     ema: EmaParameters
     held_out_fraction: Share
     """Share of the training images kept back to pick the best checkpoint."""
-    held_out_images: Count
+    held_out_images: CountOrZero
     """At most so many of them."""
     log_every_kimg: Positive
-    preview_every_kimg: Positive
+    preview_every_kimg: Positive | None
+    """None: only the one at the end."""
     checkpoint_every_kimg: Positive
     keep_checkpoints: Count
     """Checkpoints kept beside the best one, newest first."""
     num_previews: Count
     """Images in a preview."""
-    max_skipped_updates: Count
+    max_skipped_updates: CountOrZero
     """Updates in a row that may be skipped for a loss or gradient that is not finite."""
     init_from: str | None
     """A model file whose weights training starts from."""
@@ -141,7 +159,7 @@ class SamplingParameters(_Section):
 
     num_samples: Count
     num_steps: Count | None
-    """Steps of the sampler; None: the sampler's own number."""
+    """Steps of whichever sampler draws; None: the sampler's own number."""
     batch_size: Count
     """Images drawn at once; it changes memory and speed, not the images."""
     precision: Precision
@@ -151,11 +169,15 @@ class SamplingParameters(_Section):
     """Which weights of the model file: ema, raw, or another average's name."""
     grid_images: Count
     """Images in the picture sample_grid."""
-    label: Annotated[int, Field(ge=0)] | str | None
-    """Class of all images, its number or its name; None: every class in turn. Conditional only."""
+    label: CountOrZero | str | None
+    """Class of all images: its name, or its number 0.. where no class is named so; None: every
+    class in turn. Conditional only."""
     guidance: Positive | None
     """Scale of classifier-free guidance, 1 is none; needs label_dropout. Conditional only."""
-    sampler: Option
+    sampler: dict[str, Any] | None
+    """What draws: an option, or arguments (a table without a type) that change the model file's own
+    sampler; None: that one as it is. In YAML a short name from `samplers` will do, and `sampler` in
+    conf/local or on the command line is told to sampling too."""
     device: Device
 
 
@@ -180,9 +202,21 @@ class EvaluationParameters(_Section):
     device: Device
 
 
+class FormulationParameters(_Section):
+    """Choices that fit together, each a short name."""
+
+    noise_schedule: str
+    objective: str
+    timestep_sampling: str
+    loss_weight: str
+    sampler: str
+
+
 class Parameters(_Section):
     """The whole tree."""
 
+    formulation: str
+    """Makes the five choices of :class:`FormulationParameters` unless they are made besides."""
     dataset: str
     augmentation: str
     backbone: str
@@ -194,6 +228,7 @@ class Parameters(_Section):
     lr_schedule: str
     sampler: str
 
+    formulations: dict[str, FormulationParameters]
     datasets: Table
     augmentations: Table
     backbones: Table
@@ -208,7 +243,7 @@ class Parameters(_Section):
     seed: Seed
     """Of everything random: weights, data order, noise, held-out images."""
     device: Device
-    """auto takes CUDA, then mps, then the CPU."""
+    """auto takes CUDA where there is one, else the CPU; mps is untried and must be asked for."""
     image_path: str | None
     """Where dataset=image_folder or parquet finds its images."""
     image_size: Count | None
@@ -230,80 +265,32 @@ class Parameters(_Section):
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Parameters:
-        """Check a composed tree of parameters.
+        """Check a composed tree of parameters, for a run of all stages.
 
         Raises:
             InputError: one line naming the key, the value and what would be right.
         """
+        parameters = cls.from_values(tree)
+        parameters.check_samplers()
+        return parameters
+
+    @classmethod
+    def from_values(cls, tree: Mapping[str, Any]) -> Parameters:
+        """As :meth:`from_tree`, for a run that may draw from a model trained with other choices."""
         try:
             parameters = cls.model_validate(dict(tree))
         except ValidationError as error:
             raise InputError(_one_line(error)) from error
-        parameters.check_options()
+        from ddpm_kedro.option_check import check_options
+
+        check_options(parameters.model_dump())
         return parameters
 
-    def check_options(self) -> None:
-        """Bind the chosen options' arguments, and build what is cheap to find clashes.
+    def check_samplers(self) -> None:
+        """Whether samplers fit the schedule that is trained on; raises InputError."""
+        from ddpm_kedro.option_check import check_samplers
 
-        Raises:
-            InputError: an unknown class or argument, or options that do not go together.
-        """
-        # Torch is imported here and not at the top: a wrong key is told without waiting for it.
-        from ddpm_kedro.training.lr_schedule import is_torch_scheduler
-        from ddpm_kedro.training.precision import choose_device
-        from ddpm_kedro.training.settings import TrainingSettings
-
-        training, sampling = self.training, self.sampling
-        choose_device(self.device)
-        with _named("datasets", self.dataset):
-            check(self.preparation.source)
-        with _named("augmentations", self.augmentation):
-            check(training.augmentation)
-        with _named("backbones", self.backbone):
-            check(training.backbone, in_channels=3, num_classes=None)
-        with _named("noise_schedules", self.noise_schedule):
-            schedule = build(training.noise_schedule)
-        with _named("objectives", self.objective):
-            build(training.objective).check(schedule)
-        with _named("loss_weights", self.loss_weight):
-            build(training.loss_weight)
-        with _named("timestep_samplings", self.timestep_sampling):
-            build(training.timesteps).check(schedule)
-        with _named("optimizers", self.optimizer):
-            optimizer = _build_optimizer(training.optimizer)
-        with _named("lr_schedules", self.lr_schedule):
-            made_by_torch = is_torch_scheduler(training.lr_schedule)
-            build(training.lr_schedule, *([optimizer] if made_by_torch else []))
-        for name in ("label", "guidance"):
-            value = getattr(sampling, name)
-            if value is not None and not training.conditional:
-                raise InputError(
-                    f"sampling.{name}={value}: only a conditional model has classes to choose "
-                    "from; set training.conditional=true too"
-                )
-        with _named("evaluation", "features"):
-            build(self.evaluation.features)
-        with _named("samplers", self.sampler):
-            build(training.sampler).check(schedule)
-            if sampling.num_steps is not None:
-                build({**sampling.sampler, "num_steps": sampling.num_steps}).check(schedule)
-        TrainingSettings(**training.model_dump())  # ranges that depend on one another
-
-
-def _build_optimizer(option: Mapping[str, Any]) -> Any:
-    """Built once on a dummy parameter: torch checks ranges there (a negative rate), not before."""
-    import torch
-
-    return build(option, [torch.nn.Parameter(torch.zeros(1))])
-
-
-@contextlib.contextmanager
-def _named(table: str, name: str) -> Iterator[None]:
-    """Say in which table's entry a mistake stands."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{table}.{name}: {error}") from error
+        check_samplers(self.model_dump())
 
 
 def _one_line(error: ValidationError) -> str:
@@ -328,5 +315,6 @@ def _known_keys(path: list[str]) -> list[str]:
     """The keys of the section that a path names."""
     section: Any = Parameters
     for key in path:
-        section = section.model_fields[key].annotation
+        is_table = get_origin(section) is dict
+        section = get_args(section)[1] if is_table else section.model_fields[key].annotation
     return list(section.model_fields)

@@ -20,6 +20,7 @@ from ddpm_kedro.diffusion.model import Model, load_model, save_model
 from ddpm_kedro.diffusion.model_file import HEADER
 from ddpm_kedro.diffusion.model_spec import ModelSpec
 from ddpm_kedro.diffusion.samplers import DDIM
+from ddpm_kedro.diffusion.samplers.thresholding import StaticThreshold
 from ddpm_kedro.errors import InputError
 
 BACKBONES = "ddpm_kedro.diffusion.backbones"
@@ -123,6 +124,8 @@ class TestSample:
         assert np.array_equal(made.sample(2, num_steps=7), expected)
         assert np.array_equal(made.sample(2, sampler=DDIM(7, eta=1.0)), expected)
         assert not np.array_equal(made.sample(2), expected)
+        assert np.array_equal(made.sample(2, sampler={"num_steps": 7}), expected)
+        assert made.drawn_with({"eta": 0.5}, 9) == {**option, "num_steps": 9, "eta": 0.5}
 
     @pytest.mark.parametrize(
         ("schedule", "objective"),
@@ -159,6 +162,15 @@ class TestSample:
         interval = {"scale": 3.0, "interval": [0.0, 1e-6]}
         assert np.array_equal(made.sample(3, labels=1, guidance=interval), made.sample(3, labels=1))
 
+    @pytest.mark.parametrize("guidance", [0.0, 2.0, {"scale": 2.0}])
+    def test_guidance_needs_a_network_that_knows_no_label(self, guidance: Any) -> None:
+        made = conditional(provenance={"training": {"label_dropout": 0.0}})
+        assert np.array_equal(made.sample(3, guidance=1.0), made.sample(3))
+        with pytest.raises(InputError, match=r"trained with label_dropout=0") as caught:
+            made.sample(3, guidance=guidance)
+        assert "\n" not in str(caught.value)
+        conditional(provenance={"training": {"label_dropout": 0.1}}).sample(3, guidance=guidance)
+
     def test_progress_is_shown_on_request(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level("INFO")
         model().sample(2)
@@ -178,8 +190,10 @@ class TestSample:
             ({"labels": 1}, "without classes"),
             ({"guidance": 2.0}, "class-conditional"),
             ({"num_steps": 101}, "101"),
-            ({"sampler": {"type": f"{OBJECTIVES}.VPrediction"}}, "not a sampler"),
+            ({"sampler": {"type": f"{OBJECTIVES}.VPrediction"}}, "not a Sampler"),
             ({"sampler": DDIM(3), "num_steps": 4}, "num_steps"),
+            ({"sampler": {"type": f"{SAMPLERS}.FlowHeun", "num_steps": 4}}, "straight path"),
+            ({"sampler": {"quantile": 0.5}}, "quantile"),
         ],
     )
     def test_refuses(self, arguments: dict[str, Any], named: str) -> None:
@@ -424,11 +438,42 @@ class TestHostileFile:
         refused(rewritten(path, **{name: option}), match)
         assert not (path.parent / "sprung").exists()
 
-    def test_hides_it_inside_an_option(self, path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("name", "outer", "argument", "match"),
+        [
+            (
+                "noise_schedule",
+                f"{SCHEDULES}.ZeroTerminalSNR",
+                "schedule",
+                "not a DiscreteSchedule",
+            ),
+            ("sampler", f"{SAMPLERS}.DDIM", "thresholding", "not a Threshold"),
+            ("sampler", f"{SAMPLERS}.DDIM", "num_steps", "takes no option"),
+            ("backbone", f"{BACKBONES}.CompactUNet", "channel_mults", "takes no option"),
+        ],
+    )
+    def test_hides_it_inside_an_option(
+        self, path: Path, name: str, outer: str, argument: str, match: str
+    ) -> None:
         inner = {"type": "ddpm_kedro.files.atomic_write", "path": str(path.parent / "sprung")}
-        option = {"type": f"{SCHEDULES}.ZeroTerminalSNR", "schedule": inner}
-        refused(rewritten(path, noise_schedule=option), "not a NoiseSchedule")
+        option = {"type": outer, argument: inner}
+        refused(rewritten(path, **{name: option}), match)
         assert not (path.parent / "sprung").exists()
+
+    def test_an_inner_option_of_the_right_kind_is_built_under_the_same_rules(
+        self, path: Path
+    ) -> None:
+        inner = {"type": f"{SAMPLERS}.thresholding.DynamicThreshold", "maximum": 1.5}
+        option = {"type": f"{SAMPLERS}.DDIM", "num_steps": 3, "thresholding": inner}
+        expected = model(0).sample(2, sampler=option)
+        assert np.array_equal(load_model(rewritten(path, sampler=option)).sample(2), expected)
+        stranger = option | {"thresholding": {"type": f"{__name__}.OwnThreshold"}}
+        refused(rewritten(path, sampler=stranger), "trusted")
+        load_model(path, trusted_modules=[__name__]).sample(2)
+
+    def test_an_infinite_argument_comes_back(self, path: Path) -> None:
+        option = {"type": "ddpm_kedro.diffusion.loss_weight.MinSNRWeight", "gamma": float("inf")}
+        assert load_model(rewritten(path, loss_weight=option)).spec.loss_weight == option
 
     def test_trusted_modules_are_the_users_word(self, path: Path) -> None:
         option = {"type": f"{__name__}.OwnNetwork"}
@@ -457,6 +502,10 @@ class TestHostileFile:
         self, path: Path, change: dict[str, Any]
     ) -> None:
         refused(rewritten(path, **change))
+
+
+class OwnThreshold(StaticThreshold):
+    """A user's own threshold."""
 
 
 class OwnNetwork(nn.Module):

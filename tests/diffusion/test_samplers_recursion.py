@@ -178,7 +178,7 @@ CASES += [(name, "zero", "trailing", 9) for name in ("small", "large", "ddim-0",
 CASES += [
     (name, "edm", spacing, steps)
     for name in ("small", "euler", "heun", "2m", "2s")
-    for spacing, steps in [("karras", 18), ("trailing", 5), ("karras", 6)]
+    for spacing, steps in [("karras", 18), (None, 5), ("karras", 6)]
 ]
 CASES += [
     (name, "flow", spacing, steps)

@@ -99,7 +99,22 @@ def test_edm_levels_of_the_paper():
 @pytest.mark.parametrize("spacing", ["trailing", "linspace"])
 def test_continuous_time_is_cut_into_equal_parts(spacing):
     assert timestep_grid(FlowSchedule(), 4, spacing) == [1, 0.75, 0.5, 0.25]
-    assert timestep_grid(EDMSchedule(), 4, spacing) == [80, 60, 40, 20]
+    with pytest.raises(InputError, match=f"spacing={spacing} on EDMSchedule.*choose karras"):
+        timestep_grid(EDMSchedule(), 4, spacing)  # 80, 60, 40, 20: the image would come in one step
+
+
+@pytest.mark.parametrize(
+    ("schedule", "fitting"),
+    [
+        (LinearSchedule(), "trailing"),
+        (ZeroTerminalSNR(LinearSchedule()), "trailing"),
+        (FlowSchedule(), "trailing"),
+        (EDMSchedule(), "karras"),
+    ],
+)
+def test_without_a_name_it_is_the_one_that_fits(schedule, fitting):
+    assert timestep_grid(schedule, 7) == timestep_grid(schedule, 7, fitting)
+    assert timestep_grid(schedule, 7) == timestep_grid(schedule, 7, None)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +124,7 @@ def test_continuous_time_is_cut_into_equal_parts(spacing):
         (LinearSchedule(), 1001, "trailing", "more than the 1000 timesteps"),
         (LinearSchedule(), 1001, "karras", "more than the 1000 timesteps"),
         (FlowSchedule(), 10, "leading", "never visits the noise"),
+        (EDMSchedule(), 10, "leading", "choose karras"),
         (FlowSchedule(), 10, "karras", "finite sigma/alpha"),
         (ZeroTerminalSNR(LinearSchedule()), 10, "karras", "choose trailing"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,9 @@ def evaluation_parameters(**changes: Any) -> EvaluationParameters:
     )
 
 
-def tiny_model(conditional: bool = False) -> Model:
+def tiny_model(conditional: bool = False, classes: tuple[str, ...] = ("even", "odd")) -> Model:
     torch.manual_seed(0)
-    return Model.create(
+    model = Model.create(
         backbone={
             "type": "ddpm_kedro.diffusion.backbones.CompactUNet",
             "base_channels": 8,
@@ -81,11 +82,15 @@ def tiny_model(conditional: bool = False) -> Model:
         },
         objective={"type": "ddpm_kedro.diffusion.objective.VPrediction"},
         image_shape=(1, 8, 8),
-        classes=("even", "odd"),
+        classes=classes,
         conditional=conditional,
         sampler=SAMPLER,
         provenance={"optimizer": {"type": "torch.optim.SGD", "lr": 0.25}},
     )
+    with torch.no_grad():  # a fresh network is silent: let it say something that labels change
+        for parameter in model.network.parameters():
+            parameter.add_(0.1)
+    return model
 
 
 def images(count: int, seed: int) -> ImageSet:
@@ -138,6 +143,17 @@ def test_both_stages_write_what_the_contract_names(catalog: DataCatalog, tmp_pat
     assert "after 128 images" in page
 
 
+def test_a_model_with_an_infinite_argument_is_reported(
+    catalog: DataCatalog, tmp_path: Path
+) -> None:
+    weight = {"type": "ddpm_kedro.diffusion.loss_weight.MinSNRWeight", "gamma": float("inf")}
+    model = tiny_model()
+    spec = replace(model.spec, loss_weight=weight)
+    save_model(tmp_path / "model.safetensors", spec, {"ema": model.network.state_dict()})
+    SequentialRunner().run(sampling.create_pipeline() + evaluation.create_pipeline(), catalog)
+    assert "MinSNRWeight(gamma=Infinity)" in (tmp_path / "report.html").read_text()
+
+
 def test_evaluation_before_sampling_says_what_to_run(catalog: DataCatalog) -> None:
     with pytest.raises(DatasetError) as caught:
         SequentialRunner().run(evaluation.create_pipeline(), catalog)
@@ -182,15 +198,80 @@ def test_a_seed_decides_the_samples_and_more_of_them_begin_alike() -> None:
 
 def test_a_conditional_model_follows_its_label() -> None:
     model = tiny_model(conditional=True)
-    with torch.no_grad():  # a fresh network is silent: let it say something that labels change
-        for parameter in model.network.parameters():
-            parameter.add_(0.1)
     turns = sampling.nodes.sample_images(model, sampling_parameters())
     even = sampling.nodes.sample_images(model, sampling_parameters(label="even"))
     guided = sampling.nodes.sample_images(model, sampling_parameters(guidance=3.0))
     np.testing.assert_array_equal(turns[::2], even[::2])
     assert (turns[1::2] != even[1::2]).any()
     assert (guided != turns).any()
+
+
+@pytest.mark.parametrize(
+    ("classes", "label", "meant"),
+    [
+        (("1", "2", "3"), 1, "1"),
+        (("1", "2", "3"), 3, "3"),
+        (("1", "2", "3"), 0, "1"),  # no class of that name: its number
+        (("01", "02", "03"), 1, "01"),  # the command line reads 01 as 1
+        (("even", "odd"), 1, "odd"),
+        (("even", "odd"), "odd", "odd"),
+        (("1", "01", "2"), 1, "1"),
+        (("1", "01", "2"), "01", "01"),
+    ],
+)
+def test_a_label_is_a_name_before_it_is_a_number(
+    classes: tuple[str, ...], label: int | str, meant: str
+) -> None:
+    model = tiny_model(conditional=True, classes=classes)
+    drawn = sampling.nodes.sample_images(model, sampling_parameters(label=label))
+    expected = model.sample(10, seed=5, num_steps=2, labels=classes.index(meant))
+    np.testing.assert_array_equal(drawn, expected)
+    assert (drawn != model.sample(10, seed=5, num_steps=2)).any()
+
+
+HEUN = {"type": "ddpm_kedro.diffusion.samplers.Heun", "num_steps": 4}
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_steps", "drawn", "said"),
+    [
+        (None, None, SAMPLER, "drawing 10 images with DDIM, the model's own sampler, in 3 steps"),
+        (
+            None,
+            2,
+            SAMPLER | {"num_steps": 2},
+            "with DDIM, the model's own sampler, in 2 steps (sampling.num_steps)",
+        ),
+        (HEUN, None, HEUN, "with Heun, as asked, in 4 steps"),
+        (HEUN, 5, HEUN | {"num_steps": 5}, "with Heun, as asked, in 5 steps (sampling.num_steps)"),
+        ({"eta": 1.0}, None, SAMPLER | {"eta": 1.0}, "with DDIM, as asked, in 3 steps"),
+    ],
+)
+def test_the_model_s_own_sampler_draws_unless_another_is_asked_for(
+    asked: dict[str, Any] | None,
+    num_steps: int | None,
+    drawn: dict[str, Any],
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    model = tiny_model()
+    found = sampling.nodes.sample_images(
+        model, sampling_parameters(sampler=asked, num_steps=num_steps)
+    )
+    np.testing.assert_array_equal(found, model.sample(10, seed=5, sampler=drawn))
+    assert said in caplog.text
+
+
+def test_a_sampler_that_does_not_fit_the_model_s_schedule_is_refused_before_drawing() -> None:
+    flow = {"type": "ddpm_kedro.diffusion.samplers.FlowHeun", "num_steps": 4}
+    for change in ({"sampler": flow}, {"num_steps": 21}):  # the schedule has 20 levels
+        with pytest.raises(InputError) as caught:
+            sampling.nodes.sample_images(
+                tiny_model(), sampling_parameters(**{"num_steps": None, **change})
+            )
+        assert "CosineSchedule" in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("change", [{"label": 1}, {"guidance": 2.0}])

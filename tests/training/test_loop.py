@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_training import last_tensors, run, tiny_images, untimed_log
+from tiny_training import last_tensors, run, tiny_images, tiny_settings, untimed_log
 
 from ddpm_kedro.diffusion.model import load_model
 from ddpm_kedro.diffusion.noise_schedule import LinearSchedule
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.training.loop import model_spec
 from ddpm_kedro.training.tracker import Tracker, read_log
 
 
@@ -83,6 +84,9 @@ def test_a_model_file_has_every_set_of_weights(tmp_path: Path) -> None:
             saved = tensors[prefix.format(name if weights == "raw" else number)]
             assert torch.equal(state[name], saved), (weights, name)
     assert model.spec.provenance["images_seen"] == 128
+    assert model.spec.provenance["training"]["label_dropout"] is None  # there are no labels to drop
+    conditional = model_spec(tiny_images(), tiny_settings(conditional=True, label_dropout=0.0))
+    assert conditional.provenance["training"]["label_dropout"] == 0.0  # sampling asks this
     assert model.sample(2).shape == (2, 1, 4, 4)
 
 

@@ -47,6 +47,8 @@ class MinSNRWeight(LossWeight):
     loss of eps unweighted.
     """
 
+    takes_inf = ("gamma",)
+
     def __init__(self, gamma: float = 5.0) -> None:
         _check_positive(self, gamma=gamma)
         self.gamma = float(gamma)
@@ -59,8 +61,10 @@ class MinSNRWeight(LossWeight):
 class SoftMinSNRWeight(LossWeight):
     """SNR gamma / (SNR + gamma) on the loss of x_0: min-SNR without its corner.
 
-    Crowson et al. 2024 (HDiT), section 3.
+    Crowson et al. 2024 (HDiT), section 3. gamma = inf leaves the loss of eps unweighted.
     """
+
+    takes_inf = ("gamma",)
 
     def __init__(self, gamma: float = 5.0) -> None:
         _check_positive(self, gamma=gamma)

@@ -16,14 +16,10 @@ from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.execution import Compiled, Tiled, rows_of_a_tile
 from ddpm_kedro.diffusion.guidance import ClassifierFreeGuidance
 from ddpm_kedro.diffusion.model_file import fill, read_model_file, save_model
-from ddpm_kedro.diffusion.model_spec import OWN_MODULES, ModelSpec
-from ddpm_kedro.diffusion.noise_schedule import (
-    STRAIGHT_PATH,
-    VARIANCE_EXPLODING,
-    VARIANCE_PRESERVING,
-)
+from ddpm_kedro.diffusion.model_spec import KINDS, OWN_MODULES, ModelSpec, vet
 from ddpm_kedro.diffusion.precision import PRECISIONS, autocast
 from ddpm_kedro.diffusion.samplers import Sampler
+from ddpm_kedro.diffusion.samplers.usual import USUAL_SAMPLERS, drawn_with
 from ddpm_kedro.diffusion.timing import seconds_of_sampling
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.heap import kept_heap
@@ -35,12 +31,6 @@ __all__ = ["Model", "ModelSpec", "load_model", "save_model"]
 PIXELS_PER_BATCH = 1 << 20
 FEWEST_CALLS_TO_COMPILE = 1000  # compiling takes a minute or two, which this many calls win back
 COMPILE = ("auto", "on", "off")
-SAMPLERS = "ddpm_kedro.diffusion.samplers"
-USUAL_SAMPLERS: Mapping[str, dict[str, Any]] = {
-    VARIANCE_PRESERVING: {"type": f"{SAMPLERS}.DDIM", "num_steps": 50},
-    VARIANCE_EXPLODING: {"type": f"{SAMPLERS}.Heun", "num_steps": 18, "spacing": "karras"},
-    STRAIGHT_PATH: {"type": f"{SAMPLERS}.FlowHeun", "num_steps": 25},
-}
 
 
 class Model:
@@ -130,7 +120,8 @@ class Model:
         Args:
             num_samples: N, at least 1.
             seed: any whole number.
-            sampler: an option or an object; None takes the model's own.
+            sampler: an option or an object; None takes the model's own, and a table without a type
+                changes arguments of that one.
             num_steps: number of steps of an option, overriding its own.
             batch_size: how many images to make at a time; None chooses by image size. On a CPU in
                 fp32 it is rounded up to whole tiles (8 images of 32x32, 64 of 8x8).
@@ -185,6 +176,7 @@ class Model:
         denoiser = Denoiser(network, self.denoiser.schedule, self.denoiser.objective)
         if guidance is not None:
             options = guidance if isinstance(guidance, Mapping) else {"scale": guidance}
+            self._check_guidance(options.get("scale"))
             denoiser = ClassifierFreeGuidance(denoiser, **options)
 
         images = np.empty((num_samples, *self.spec.image_shape), dtype=np.uint8)
@@ -228,19 +220,27 @@ class Model:
             if num_steps is not None:
                 raise InputError("num_steps: the sampler given has its own; leave one of them out")
             return sampler
-        if sampler is None and num_steps is None and self._sampler is not None:
-            return self._sampler
-        option = dict(sampler or self.spec.sampler or self._usual_sampler())
-        if num_steps is not None:
-            option["num_steps"] = num_steps
+        option = self.drawn_with(sampler, num_steps)
+        vet(option, KINDS["sampler"], "sampler")
         found = build(option)
-        if not isinstance(found, Sampler):
-            raise InputError(f"sampler: {option['type']} is not a sampler")
+        found.check(self.denoiser.schedule)
         return found
 
-    def _usual_sampler(self) -> dict[str, Any]:
-        """What a model that came without a sampler is sampled with, by its schedule's family."""
-        return USUAL_SAMPLERS[self.denoiser.schedule.family]
+    def drawn_with(
+        self, sampler: Mapping[str, Any] | None = None, num_steps: int | None = None
+    ) -> dict[str, Any]:
+        """The option of the sampler that :meth:`sample` draws with when it is asked for these."""
+        own = self.spec.sampler or USUAL_SAMPLERS[self.denoiser.schedule.family]
+        return drawn_with(own, sampler, num_steps)
+
+    def _check_guidance(self, scale: Any) -> None:
+        training = self.spec.provenance.get("training")
+        dropout = training.get("label_dropout") if isinstance(training, Mapping) else None
+        if dropout == 0 and scale != 1:
+            raise InputError(
+                f"guidance={scale}: this model was trained with label_dropout=0 and never saw an "
+                "image without its label; sample without guidance, or train with label_dropout=0.1"
+            )
 
     def _labels(self, labels: Any, num_samples: int) -> Tensor | None:
         """The label of each image, (N,) int64, or None for an unconditional model."""

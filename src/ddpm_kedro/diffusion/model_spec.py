@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -14,6 +15,7 @@ from ddpm_kedro.diffusion.loss_weight import LossWeight
 from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule
 from ddpm_kedro.diffusion.objective import Objective
 from ddpm_kedro.diffusion.samplers import Sampler
+from ddpm_kedro.diffusion.samplers.thresholding import Threshold
 from ddpm_kedro.errors import InputError
 
 OWN_MODULES = ("ddpm_kedro",)
@@ -26,6 +28,8 @@ KINDS: Mapping[str, type] = {
     "loss_weight": LossWeight,
     "sampler": Sampler,
 }
+# What an option inside an option may be, by the annotation of the argument that it is given to.
+NESTED_KINDS = (*KINDS.values(), Threshold)
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class ModelSpec:
                 arguments that it refuses; nothing is called before that is known.
         """
         option = getattr(self, name)
-        _vet(option, KINDS[name], name, trusted)
+        vet(option, KINDS[name], name, trusted)
         extra = {}
         if name == "backbone":
             extra = {"in_channels": self.channels, "num_classes": self.num_classes}
@@ -128,15 +132,44 @@ class ModelSpec:
             raise InputError(f"{name} {option['type']}: {reason}") from error
 
 
-def _vet(option: Any, kind: type, name: str, trusted: Sequence[str] | None) -> None:
-    """Refuse an option whose type, or that of an option inside it, is not of the right kind."""
+def vet(option: Any, kind: type, name: str, trusted: Sequence[str] | None = None) -> None:
+    """Refuse an option whose type, or that of an option inside it, is not of the kind that belongs.
+
+    Args:
+        option: ``{type: dotted.path, **arguments}``.
+        kind: class that its type must be derived from.
+        name: of the option, for the message.
+        trusted: see :meth:`ModelSpec.build`.
+
+    Raises:
+        InputError: it is of another kind, or an option is given to an argument that takes none.
+    """
     _demand(isinstance(option, Mapping) and "type" in option, name, "an option with a type")
     found = locate(option["type"], trusted)
     if not (inspect.isclass(found) and issubclass(found, kind)):
         raise InputError(f"{name}: {option['type']} is not a {kind.__name__}")
     for key, value in option.items():
         if isinstance(value, Mapping) and "type" in value:
-            _vet(value, kind, f"{name}.{key}", trusted)
+            nested = _kind_of_argument(found, str(key), kind)
+            if nested is None:
+                raise InputError(f"{name}.{key}: {option['type']} takes no option there")
+            vet(value, nested, f"{name}.{key}", trusted)
+
+
+def _kind_of_argument(owner: type, name: str, kind: type) -> type | None:
+    """The kind of option that an argument takes: ``Threshold`` of ``str | Threshold | None``.
+
+    An argument without annotation takes the kind of its owner, as a schedule made from a schedule.
+    """
+    try:
+        annotations = typing.get_type_hints(owner.__init__)
+    except NameError:  # names that only a type checker imports
+        annotations = {}
+    if name not in annotations:
+        return kind
+    members = typing.get_args(annotations[name]) or (annotations[name],)
+    classes = [member for member in members if inspect.isclass(member)]
+    return next((member for member in classes if issubclass(member, NESTED_KINDS)), None)
 
 
 def _demand(holds: bool, name: str, right: str) -> None:

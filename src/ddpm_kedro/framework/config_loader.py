@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.framework.composition import choices, compose, overlay
 
-# A choice is a line `key: ${table.${name}}`: it picks the entry of `table` that `name` names.
-_CHOICE = re.compile(r"^\$\{(?P<table>\w+)\.\$\{(?P<name>\w+)\}\}$")
 _LOCAL = "local"
 
 
@@ -45,7 +41,7 @@ class LayeredConfigLoader(OmegaConfigLoader):
                 for entry in folder.iterdir()
                 if entry.is_dir() and entry.name not in ("base", _LOCAL)
             )
-            raise InputError(f"--env {env}: no folder {folder / env}; {_choices(env, presets)}")
+            raise InputError(f"--env {env}: no folder {folder / env}; {choices(env, presets)}")
         super().__init__(conf_source, *args, **kwargs)
 
     def _read_dir_configs(
@@ -91,7 +87,8 @@ class LayeredConfigLoader(OmegaConfigLoader):
             )
         if key == "parameters":
             layers.append(self._checked_runtime_params())
-            return compose(layers)
+            first_of_user = 1 if local_path == env_path else 2
+            return compose(layers[:first_of_user], layers[first_of_user:])
         return {
             name: value
             for name, value in self._resolve_other(key, layers).items()
@@ -102,7 +99,7 @@ class LayeredConfigLoader(OmegaConfigLoader):
         soft = self.merge_strategy.get(key) == "soft"
         merged: dict[str, Any] = {}
         for layer in layers:
-            merged = _overlay(merged, layer, []) if soft else {**merged, **layer}
+            merged = overlay(merged, layer, []) if soft else {**merged, **layer}
         if key == "catalog":
             _check_catalog(merged)
         # Registered at each use: resolvers are global, and another loader may have come between.
@@ -125,84 +122,13 @@ class LayeredConfigLoader(OmegaConfigLoader):
         return given
 
 
-def compose(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge layers of parameters, later over earlier, and resolve what they interpolate.
-
-    A table laid over an interpolation (``training.optimizer.lr=0.1`` over
-    ``training.optimizer: ${optimizers.${optimizer}}``) waits until that is resolved, so it changes
-    the entry that the other layers chose.
-
-    Args:
-        layers: nested dicts of plain values and unresolved ``${...}`` strings.
-
-    Raises:
-        InputError: a choice names no entry of its table, or an interpolation names no key.
-    """
-    merged: dict[str, Any] = {}
-    waiting: list[tuple[tuple[str, ...], Mapping[str, Any]]] = []
-    for layer in layers:
-        merged = _overlay(merged, layer, waiting)
-    _check_choices(merged)
-    tree = {**merged, "_waiting": [dict(table) for _, table in waiting]}
-    try:
-        resolved: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)  # type: ignore[assignment]
-    except InterpolationKeyError as error:
-        raise InputError(f"parameter {error.full_key}: {str(error).splitlines()[0]}") from error
-    except OmegaConfBaseException as error:
-        raise InputError(f"parameters: {str(error).splitlines()[0]}") from error
-    for (path, _), table in zip(waiting, resolved.pop("_waiting"), strict=True):
-        target = resolved
-        for key in path[:-1]:
-            target = target[key]
-        value = target[path[-1]]
-        target[path[-1]] = _overlay(value, table, []) if isinstance(value, Mapping) else table
-    return resolved
-
-
-def _overlay(
-    under: Mapping[str, Any],
-    over: Mapping[str, Any],
-    waiting: list[tuple[tuple[str, ...], Mapping[str, Any]]],
-    path: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
-        here = (*path, str(key))
-        below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = _overlay(below, value, waiting, here)
-        elif isinstance(value, Mapping) and isinstance(below, str) and "${" in below:
-            waiting.append((here, value))
-        else:
-            merged[key] = value
-    return merged
-
-
-def _check_choices(tree: Mapping[str, Any]) -> None:
-    for value in _leaves(tree):
-        match = _CHOICE.match(value) if isinstance(value, str) else None
-        if match is None:
-            continue
-        table, chosen = tree.get(match["table"]), tree.get(match["name"])
-        if isinstance(chosen, str) and "${" in chosen:
-            continue
-        if isinstance(table, Mapping) and (not isinstance(chosen, str) or chosen not in table):
-            raise InputError(f"{match['name']}={chosen}: {_choices(str(chosen), sorted(table))}")
-
-
-def _choices(wrong: str, known: list[str]) -> str:
-    close = get_close_matches(wrong, known, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"choose one of {', '.join(known)}{hint}"
-
-
 def _flatten(configs: Iterable[Any]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for config in configs:
         container = OmegaConf.to_container(config, resolve=False)
         if not isinstance(container, dict):
             raise InputError("a configuration file must hold key: value lines at its top level")
-        merged = _overlay(merged, container, [])
+        merged = overlay(merged, container, [])
     return merged
 
 
@@ -231,17 +157,6 @@ def _check_catalog(entries: Mapping[str, Any]) -> None:
                 f"catalog entry {name}: needs a type, the dotted path of a dataset; a name that "
                 "other entries interpolate begins with an underscore"
             )
-
-
-def _leaves(tree: Any) -> Iterator[Any]:
-    if isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from _leaves(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _leaves(value)
-    else:
-        yield tree
 
 
 def _paths_of_key(tree: Any, wanted: str, path: str = "") -> Iterator[str]:

@@ -13,14 +13,22 @@ from ddpm_kedro.parameters import Parameters
 
 class ParameterCheck:
     """Refuses wrong parameters when the context is made: before data is read, a model is built or
-    a W&B run is begun."""
+    a W&B run is begun. Whether samplers fit the schedule is asked when it is known that the run
+    trains: one that only draws asks the schedule in the model file."""
+
+    _parameters: Parameters | None = None
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: Any) -> None:
         try:
-            Parameters.from_tree(context.config_loader["parameters"])
+            self._parameters = Parameters.from_values(context.config_loader["parameters"])
         except InputError as error:
             # Under `kedro viz` no session of ours is there to print the line.
             if click.get_current_context(silent=True) is None:
                 raise
             raise click.ClickException(str(error)) from error
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, pipeline: Any) -> None:
+        if self._parameters is not None and "params:training" in pipeline.inputs():
+            self._parameters.check_samplers()

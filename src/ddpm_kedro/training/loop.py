@@ -125,6 +125,7 @@ def model_spec(images: ImageSet, settings: TrainingSettings) -> ModelSpec:
                 "timesteps": settings.timesteps,
                 "clip_norm": settings.clip_norm,
                 "ema": asdict(settings.ema),
+                "label_dropout": settings.label_dropout if settings.conditional else None,
             },
         },
     )

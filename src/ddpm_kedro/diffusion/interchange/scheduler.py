@@ -213,7 +213,7 @@ def _betas(schedule: DiscreteSchedule) -> dict[str, Any]:
 
 
 def _sampling(sampler: Sampler | None) -> dict[str, Any]:
-    spacing = "trailing" if sampler is None else sampler.spacing
+    spacing = (sampler and sampler.spacing) or "trailing"  # None is that on discrete schedules
     threshold = None if sampler is None else sampler.threshold
     dynamic = isinstance(threshold, DynamicThreshold)
     config = {

@@ -34,7 +34,7 @@ class Ancestral(Sampler):
     def __init__(
         self,
         num_steps: int,
-        spacing: str = "trailing",
+        spacing: str | None = None,
         thresholding: str | Threshold | None = "static",
         variance: str = "large",
     ) -> None:

@@ -22,7 +22,7 @@ class DDIM(Sampler):
     def __init__(
         self,
         num_steps: int,
-        spacing: str = "trailing",
+        spacing: str | None = None,
         thresholding: str | Threshold | None = "static",
         eta: float = 0.0,
     ) -> None:

@@ -102,7 +102,8 @@ class Sampler(ABC):
     """Draws images by walking a denoiser down a grid of noise levels.
 
     num_steps: intervals of the grid, >= 1 (and at most T on a discrete schedule).
-    spacing: "leading", "trailing", "linspace" or "karras", see `spacing.timestep_grid`.
+    spacing: "leading", "trailing", "linspace" or "karras", see `spacing.timestep_grid`; None is
+        the one that fits the schedule.
     thresholding: what is done to every estimate of x_0: None, "static" (clamp to [-1, 1]),
         "dynamic" (Saharia et al. 2022) or an object of `thresholding.Threshold`.
     """
@@ -110,7 +111,7 @@ class Sampler(ABC):
     def __init__(
         self,
         num_steps: int,
-        spacing: str = "trailing",
+        spacing: str | None = None,
         thresholding: str | Threshold | None = "static",
     ) -> None:
         if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:

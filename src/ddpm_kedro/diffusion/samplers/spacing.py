@@ -6,14 +6,16 @@ import math
 
 import torch
 
-from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule
+from ddpm_kedro.diffusion.noise_schedule import VARIANCE_EXPLODING, NoiseSchedule
 from ddpm_kedro.errors import InputError
 
 LOG_SIGMA_MAX = math.log(80)
 SPACINGS = ("leading", "trailing", "linspace", "karras")
 
 
-def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str) -> list[float]:
+def timestep_grid(
+    schedule: NoiseSchedule, num_steps: int, spacing: str | None = None
+) -> list[float]:
     """The `num_steps` falling times that a sampler denoises at, without t_clean where it ends.
 
     On a discrete schedule, i = 0..n-1, for any n up to T (the names are those of Lin et al. 2023,
@@ -21,13 +23,18 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str) -> list
         leading:  floor(i T / n), ends at the cleanest level 0;
         trailing: round(T - i T / n) - 1 with halves up, starts at the noisiest level T - 1;
         linspace: round((T - 1) i / (n - 1)), has both ends (only T - 1 for n = 1).
-    On a continuous one trailing and linspace both cut [t_clean, t_max] into n equal parts.
+    On the straight path trailing and linspace both cut [t_clean, t_max] into n equal parts; on a
+    variance-exploding schedule, where nearly all parts would lie above any image, only karras is.
         karras: (sigma/alpha)^(1/rho) equally spaced from t_max to t_min, at real times (Karras et
         al. 2022, eq. 5); only t_max for n = 1. On a discrete schedule from sigma/alpha = 80 at most
         (table 1 there): the cosine schedule reaches 20,000, where most steps would be lost.
+    None is the one that fits: karras on a variance-exploding schedule, trailing on all others.
 
     Raises InputError for an unknown name, more steps than levels, and where a spacing is undefined.
     """
+    explodes = schedule.family == VARIANCE_EXPLODING
+    if spacing is None:
+        spacing = "karras" if explodes else "trailing"
     if spacing not in SPACINGS:
         raise InputError(f"spacing={spacing!r}: choose one of {', '.join(SPACINGS)}")
     total = schedule.num_timesteps
@@ -39,6 +46,11 @@ def timestep_grid(schedule: NoiseSchedule, num_steps: int, spacing: str) -> list
     if spacing == "karras":
         return _karras_grid(schedule, num_steps)
     steps = range(num_steps)
+    if explodes:
+        raise InputError(
+            f"spacing={spacing} on {type(schedule).__name__} spends nearly all steps above "
+            "sigma = 1, where no image is seen; choose karras"
+        )
     if total is None:
         if spacing == "leading":
             raise InputError(

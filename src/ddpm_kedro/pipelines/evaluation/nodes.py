@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,9 @@ def evaluate_samples(
         device=device,
         precision=choose_precision(parameters.precision, device).name,
     )
-    return metrics, {**diagnostics, "model": model.spec.to_dict()}
+    # An infinite argument becomes its name: the file is JSON, which has no infinity.
+    spec = json.loads(json.dumps(model.spec.to_dict()), parse_constant=str)
+    return metrics, {**diagnostics, "model": spec}
 
 
 def write_report(
