@@ -69,6 +69,7 @@ RECORDED: dict[str, Any] = {
     "precision": "bf16",
     "compile": "off",
     "micro_batch_size": 2,
+    "lanes": 2,
     "label_dropout": 0.3,  # of an unconditional training: nothing is dropped
     "log_every_kimg": 1.0,
     "preview_every_kimg": 1.0,

@@ -108,6 +108,9 @@ class TrainingSettings:
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16`` (with a loss scale), of the network.
         compile: ``auto``, ``on`` or ``off``: compiled kernels and a CUDA graph.
         micro_batch_size: rows of one forward pass of one worker; None: its whole share.
+        lanes: parts of each micro-batch that are computed at the same time on a CPU, each with one
+            OpenMP thread, at most ``batch_size``; 1: none, but OpenMP threads in each operation;
+            None: as many as cores, or as the training was begun with. Bytes depend on it.
         init_from: model file whose weights training starts from, or None.
         clip_norm: largest norm of the gradient, or None.
         label_dropout: share of rows trained without their label, 0 <= p < 1; when conditional.
@@ -149,6 +152,7 @@ class TrainingSettings:
     precision: str = "auto"
     compile: str = "auto"
     micro_batch_size: int | None = None
+    lanes: int | None = None
     init_from: str | None = None
     clip_norm: float | None = None
     label_dropout: float = 0.0
@@ -192,6 +196,13 @@ class TrainingSettings:
             raise InputError(f"training.seed={self.seed}: give a whole number below 2^63")
         if self.micro_batch_size is not None:
             _demand_whole("micro_batch_size", self.micro_batch_size, 1)
+        if self.lanes is not None:
+            _demand_whole("lanes", self.lanes, 1)
+            if self.lanes > self.batch_size:
+                raise InputError(
+                    f"training.lanes={self.lanes}: give at most training.batch_size, which is "
+                    f"{self.batch_size}, or null"
+                )
         for name in ("budget_kimg", "log_every_kimg", "checkpoint_every_kimg"):
             _demand_optional(name, getattr(self, name), above=0, optional=False)
         for name in ("max_minutes", "clip_norm", "preview_every_kimg"):
