@@ -97,8 +97,8 @@ class TrainingParameters(_Section):
     micro_batch_size: Count | None
     """Images that one forward pass holds per worker; None: as many as a worker's share."""
     lanes: Count | None
-    """Parts of it that are computed at the same time on a CPU, one core each. None: as many as
-    cores, or as the training was begun with: another number changes the last bits of the sums."""
+    """Parts of it that are computed at the same time on a CPU, one core each. None: one a core, or
+    what the training was begun with; another number changes the last bits of the weights."""
     clip_norm: Positive | None
     """Largest norm of the gradient; None: not clipped."""
     conditional: bool

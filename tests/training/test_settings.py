@@ -24,6 +24,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"precision": "fp8"}, "choose one of auto, fp32"),
     ({"compile": True}, "choose one of auto, on, off"),
     ({"micro_batch_size": 0}, "micro_batch_size"),
+    ({"lanes": 0}, "lanes"),
+    ({"lanes": 9}, "a batch has 8 images"),
     ({"clip_norm": 0}, "clip_norm"),
     ({"label_dropout": 1.2}, "label_dropout"),
     ({"held_out_fraction": 1}, "held_out_fraction"),

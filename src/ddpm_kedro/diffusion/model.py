@@ -16,6 +16,7 @@ from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.execution import Compiled, Tiled, rows_of_a_tile
 from ddpm_kedro.diffusion.guidance import ClassifierFreeGuidance
+from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.model_file import fill, read_model_file, save_model
 from ddpm_kedro.diffusion.model_spec import OWN_MODULES, ModelSpec
 from ddpm_kedro.diffusion.noise_schedule import (
@@ -125,7 +126,8 @@ class Model:
         """Make images.
 
         Image i depends on the model, the options, ``seed`` and i, never on ``num_samples`` or
-        ``batch_size``: the bytes are equal on a CPU in fp32, elsewhere up to rounding.
+        ``batch_size``: the bytes are equal on a CPU in fp32, there whatever the number of threads
+        too, elsewhere up to rounding.
 
         Args:
             num_samples: N, at least 1.
@@ -133,7 +135,7 @@ class Model:
             sampler: an option or an object; None takes the model's own.
             num_steps: number of steps of an option, overriding its own.
             batch_size: how many images to make at a time; None chooses by image size. On a CPU in
-                fp32 it is rounded up to whole tiles (8 images of 32x32, 64 of 8x8).
+                fp32 it is rounded up to whole tiles (4 images of 32x32, 64 of 8x8).
             labels: a class (its index, its name, or the number of classes for "no class") for all
                 images or for each; None gives a conditional model's classes in turn.
             guidance: scale of classifier-free guidance, or a table of the arguments of
@@ -168,10 +170,11 @@ class Model:
         pixels = self.spec.height * self.spec.width
         batch_size = min(num_samples, batch_size or min(512, max(1, PIXELS_PER_BATCH // pixels)))
         num_calls = solver.num_steps * -(-num_samples // batch_size)
-        multiple, network = 1, self.network
+        multiple, network, lanes = 1, self.network, Lanes(torch.get_num_threads())
         if device.type == "cpu":
             tile = rows_of_a_tile(pixels, precision)
-            network = Tiled(network, tile)
+            # In half precision bytes are not promised, and a lone tile may be a single image.
+            network = Tiled(network, tile, None if compile == "on" else lanes, precision == "fp32")
             if precision == "fp32":  # for the bytes' sake all tiles are full
                 multiple = tile
                 batch_size += -batch_size % tile
@@ -191,7 +194,7 @@ class Model:
             device.type, PRECISIONS[precision] or torch.bfloat16, enabled=precision != "fp32"
         )
         steps = solver.num_steps * len(firsts)
-        with autocast, kept_heap(), _bar(progress, steps, num_samples) as bar:
+        with autocast, kept_heap(), lanes, _bar(progress, steps, num_samples) as bar:
             for first in firsts:
                 count = min(batch_size, num_samples - first)
                 rows = torch.arange(first, first + count + -count % multiple)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.execution import tiled
+from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.noise import Stream, normal
 from ddpm_kedro.diffusion.noise_schedule import perturb, real_dtype
 from ddpm_kedro.errors import InputError
@@ -90,7 +92,10 @@ def denoising_loss(
     middles = (torch.arange(num_levels, dtype=torch.float64) + 0.5) / num_levels
     times = schedule.from_uniform(middles).sort().values  # (K,), from clean to noisy
     sums = torch.zeros(num_levels, dtype=torch.float64)
-    with Progress(num_levels * len(images), "images", description) as progress:
+    lanes = Lanes(torch.get_num_threads())
+    if torch.device(device).type == "cpu":
+        denoiser = tiled(denoiser, images.shape[2] * images.shape[3], lanes)
+    with lanes, Progress(num_levels * len(images), "images", description) as progress:
         for start in range(0, len(images), batch_size):
             rows = torch.arange(start, min(start + batch_size, len(images)))
             x0 = normalise(torch.from_numpy(images[start : start + batch_size].copy()).to(device))

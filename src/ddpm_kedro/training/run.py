@@ -19,12 +19,12 @@ from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.progress import Progress
 from ddpm_kedro.training.acceleration import make_step
 from ddpm_kedro.training.checkpoints import TrainingFolder
+from ddpm_kedro.training.core_use import choose_core_use
 from ddpm_kedro.training.data_feed import DataFeed, EpochOrder
 from ddpm_kedro.training.estimates import describe_cost
 from ddpm_kedro.training.generators import derived_seed, own_generators
 from ddpm_kedro.training.held_out import HeldOutLoss, split_rows
 from ddpm_kedro.training.initial_weights import initial_weights
-from ddpm_kedro.training.lanes import choose_core_use
 from ddpm_kedro.training.pace import Pace
 from ddpm_kedro.training.precision import choose_device, choose_precision
 from ddpm_kedro.training.previews import preview_path, write_preview
@@ -208,7 +208,9 @@ class TrainingRun:
             if self.team.is_lead:
                 if self.held_out is not None and (saves or is_last):
                     with self.pace.paused(), state.averaged():
-                        held_out_loss = self.held_out(state.model.denoiser, self.precision)
+                        held_out_loss = self.held_out(
+                            self.cores.measured(state.model), self.precision
+                        )
                 facts = self._record(lr, held_out_loss)
             # The record at the end of a budget that is no whole interval is an extra one: a higher
             # budget later must find the sums as if it had not been made.

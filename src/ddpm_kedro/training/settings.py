@@ -108,9 +108,8 @@ class TrainingSettings:
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16`` (with a loss scale), of the network.
         compile: ``auto``, ``on`` or ``off``: compiled kernels and a CUDA graph.
         micro_batch_size: rows of one forward pass of one worker; None: its whole share.
-        lanes: parts of each micro-batch that are computed at the same time on a CPU, each with one
-            OpenMP thread, at most ``batch_size``; 1: none, but OpenMP threads in each operation;
-            None: as many as cores, or as the training was begun with. Bytes depend on it.
+        lanes: parts of a micro-batch computed at the same time on a CPU, <= ``batch_size``; 1: all
+            OpenMP threads in each operation; None: one a core, or what training was begun with.
         init_from: model file whose weights training starts from, or None.
         clip_norm: largest norm of the gradient, or None.
         label_dropout: share of rows trained without their label, 0 <= p < 1; when conditional.
@@ -194,15 +193,11 @@ class TrainingSettings:
         _demand_whole("seed", self.seed, 0)
         if self.seed >= 2**63:
             raise InputError(f"training.seed={self.seed}: give a whole number below 2^63")
-        if self.micro_batch_size is not None:
-            _demand_whole("micro_batch_size", self.micro_batch_size, 1)
-        if self.lanes is not None:
-            _demand_whole("lanes", self.lanes, 1)
-            if self.lanes > self.batch_size:
-                raise InputError(
-                    f"training.lanes={self.lanes}: give at most training.batch_size, which is "
-                    f"{self.batch_size}, or null"
-                )
+        for name in ("micro_batch_size", "lanes"):
+            if getattr(self, name) is not None:
+                _demand_whole(name, getattr(self, name), 1)
+        if self.lanes is not None and self.lanes > self.batch_size:
+            raise InputError(f"training.lanes={self.lanes}: a batch has {self.batch_size} images")
         for name in ("budget_kimg", "log_every_kimg", "checkpoint_every_kimg"):
             _demand_optional(name, getattr(self, name), above=0, optional=False)
         for name in ("max_minutes", "clip_norm", "preview_every_kimg"):

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
+from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.execution import tiled
 from ddpm_kedro.diffusion.lanes import Lanes, Watch, drawing_from
+from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.training.precision import Precision
 from ddpm_kedro.training.state import LearningState
 from ddpm_kedro.training.team import Team
@@ -59,6 +62,12 @@ class CoreUse:
         if "lanes" not in facts:
             return cls(1, torch.get_num_threads())
         return cls(facts["lanes"], facts["openmp_threads"])
+
+    def measured(self, model: Model) -> Denoiser:
+        """To measure a loss with: in lanes too, so that cores do not change that either."""
+        if self.lanes.count == 1:
+            return model.denoiser
+        return tiled(model.denoiser, model.spec.height * model.spec.width, self.lanes)
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
