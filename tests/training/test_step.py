@@ -185,6 +185,28 @@ def test_each_lane_and_step_has_its_own_dropout() -> None:
     assert len(masks) == len(set(masks)) == 3 * 8
 
 
+class Rearranged(nn.Module):
+    """Its weights are channels-last, and their gradients come in another order."""
+
+    def __init__(self, in_channels: int, num_classes: int | None) -> None:
+        super().__init__()
+        self.entry = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.weight = nn.Parameter(torch.randn(in_channels, 4, 3, 3))
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        weight = self.weight.clone(memory_format=torch.contiguous_format)
+        return nn.functional.conv2d(self.entry(x), weight, padding=1)
+
+
+def test_gradients_lie_in_memory_as_their_parameters_do() -> None:
+    """Fused optimizers walk through both in one order."""
+    with Lanes(3, 2) as lanes:
+        state, step = in_lanes(lanes, backbone={"type": "test_step.Rearranged"})
+        take(state, step)
+    assert any(not parameter.is_contiguous() for parameter in state.parameters)
+    assert all(parameter.grad.stride() == parameter.stride() for parameter in state.parameters)
+
+
 def test_parameters_without_a_gradient_stay_without_one_in_lanes() -> None:
     with Lanes(2, 2) as lanes:
         state, step = in_lanes(lanes)
