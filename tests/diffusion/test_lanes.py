@@ -39,10 +39,10 @@ def test_each_lane_has_one_openmp_thread_and_the_caller_keeps_its_own(lanes: Lan
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        counts = list(lanes.map(lambda number: torch.get_num_threads(), range(4)))
-        assert torch.get_num_threads() == 3
         with lanes.alone():
             assert torch.get_num_threads() == 1
+        counts = list(lanes.map(lambda number: torch.get_num_threads(), range(4)))
+        assert torch.get_num_threads() == 3
         lanes.close()
         fresh: list[int] = []
         thread = threading.Thread(target=lambda: fresh.append(torch.get_num_threads()))
@@ -180,5 +180,5 @@ def test_our_networks_share_nothing_but_weights(option: dict[str, Any]) -> None:
     generator = torch.Generator()
     with Watch(network) as watch, drawing_from(generator):
         network(torch.ones(2, 1, 28, 28), torch.ones(2)).sum().backward()
-    assert watch.found is None or "BatchNorm" in str(network)
+    assert watch.found is None
     assert is_well_known(network)

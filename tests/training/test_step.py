@@ -194,7 +194,7 @@ class Rearranged(nn.Module):
         self.weight = nn.Parameter(torch.randn(in_channels, 4, 3, 3))
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        weight = self.weight.clone(memory_format=torch.contiguous_format)
+        weight = self.weight.flatten(1).unflatten(1, self.weight.shape[1:])
         return nn.functional.conv2d(self.entry(x), weight, padding=1)
 
 
