@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from busy import table
 from measurement import RESULTS, markdown_table
 
 from ddpm_kedro.files import atomic_write
@@ -146,6 +147,11 @@ def overhead(result: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
+def busy(result: Mapping[str, Any]) -> str:
+    """Alone and beside a process that spins, in images a second."""
+    return "\n\n".join([where(result), table(result["results"])])
+
+
 def _per_second(row: Mapping[str, Any]) -> float:
     return row["images_per_second"]["median"]
 
@@ -158,6 +164,7 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Mapping[str, Any]], str]]] = (
     ("training step", "training_step_cpu", training_steps),
     ("sampling", "sampling_cpu", sampling),
     ("overhead", "overhead_cpu", overhead),
+    ("busy", "busy", busy),
 )
 
 

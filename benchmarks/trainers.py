@@ -26,9 +26,9 @@ from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.images.pixels import normalise
 from ddpm_kedro.training.acceleration import make_step
 from ddpm_kedro.training.data_feed import DataFeed, EpochOrder
+from ddpm_kedro.training.generators import derived_seed
 from ddpm_kedro.training.loop import model_spec
 from ddpm_kedro.training.precision import Precision, choose_precision
-from ddpm_kedro.training.run import derived_seed
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.state import LearningState
 from ddpm_kedro.training.team import Team

@@ -113,6 +113,9 @@ class TrainingParameters(_Section):
     """torch.compile of the training step; auto does it on CUDA."""
     micro_batch_size: Count | None
     """Images that one forward pass holds per worker; None: as many as a worker's share."""
+    lanes: Count | None
+    """Parts of it that are computed at the same time on a CPU, one core each. None: one a core, or
+    what the training was begun with; another number changes the last bits of the weights."""
     clip_norm: Positive | None
     """Largest norm of the gradient; None: not clipped."""
     conditional: bool

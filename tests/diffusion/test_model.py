@@ -16,6 +16,7 @@ from torch import nn
 
 from ddpm_kedro import load_model as load_model_of_package
 from ddpm_kedro.diffusion.execution import Compiled, Tiled
+from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.model import Model, load_model, save_model
 from ddpm_kedro.diffusion.model_file import HEADER
 from ddpm_kedro.diffusion.model_spec import ModelSpec
@@ -210,6 +211,52 @@ def test_tiles_are_the_whole() -> None:
     network = model().network.eval()
     x, t = torch.randn(8, 1, 8, 8), torch.arange(8.0)
     torch.testing.assert_close(Tiled(network, 2)(x, t), network(x, t))
+
+
+@pytest.mark.parametrize("count", [3, 70])
+def test_images_have_the_same_bytes_with_any_number_of_threads(count: int) -> None:
+    made = model(backbone={**OPTIONS["backbone"], "base_channels": 32})
+    before, images = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        images.append(made.sample(count))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert np.array_equal(images[0], images[1])
+    assert np.array_equal(images[0], images[2])
+
+
+class Noting(nn.Module):
+    """Notes how many OpenMP threads it is given; keeps its last input, if it is told to."""
+
+    def __init__(self, threads: list[int], keeps: bool = False) -> None:
+        super().__init__()
+        self.threads, self.keeps = (threads,), keeps
+        self.last: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        self.threads[0].append(torch.get_num_threads())
+        if self.keeps:
+            self.last = x
+        return 2 * x
+
+
+@pytest.mark.parametrize(
+    ("rows", "keeps", "lone_in_a_lane", "expected"),
+    [(3, False, True, 1), (3, True, True, 2), (8, False, True, 1), (8, False, False, 2)],
+)
+def test_a_tile_has_one_thread_where_that_is_safe_and_asked_for(
+    rows: int, keeps: bool, lone_in_a_lane: bool, expected: int
+) -> None:
+    before, threads = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    x = torch.randn(8, 1, 2, 2)
+    with Lanes(2) as lanes:
+        tiles = Tiled(Noting(threads, keeps), rows, lanes, lone_in_a_lane)
+        assert torch.equal(tiles(x, torch.zeros(8)), 2 * x)
+    torch.set_num_threads(before)
+    assert threads[0] == 2  # the call that is watched
+    assert set(threads[1:]) == {expected}
 
 
 class TestCompiled:

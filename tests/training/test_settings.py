@@ -24,6 +24,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"precision": "fp8"}, "choose one of auto, fp32"),
     ({"compile": True}, "choose one of auto, on, off"),
     ({"micro_batch_size": 0}, "micro_batch_size"),
+    ({"lanes": 0}, "lanes"),
+    ({"lanes": 9}, "a batch has 8 images"),
     ({"clip_norm": 0}, "clip_norm"),
     ({"label_dropout": 1.2}, "label_dropout"),
     ({"held_out_fraction": 1}, "held_out_fraction"),
@@ -69,6 +71,7 @@ RECORDED: dict[str, Any] = {
     "precision": "bf16",
     "compile": "off",
     "micro_batch_size": 2,
+    "lanes": 2,
     "label_dropout": 0.3,  # of an unconditional training: nothing is dropped
     "log_every_kimg": 1.0,
     "preview_every_kimg": 1.0,

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import tiny_images, tiny_settings
-from torch import Tensor
+from tiny_training import assert_same_bits, tiny_images, tiny_settings
+from torch import Tensor, nn
 
+from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.noise import Stream, normal
 from ddpm_kedro.images.pixels import normalise
@@ -123,6 +124,96 @@ def test_micro_batches_see_the_same_draws(micro_batch_size: int) -> None:
         take(*parts)
         losses = [float(state.counters["loss_sum"]) for state, _ in (whole, parts)]
         assert losses[1] == pytest.approx(losses[0], abs=1e-5 * int(whole[0].step))
+
+
+OURS = {"type": "ddpm_kedro.diffusion.backbones.CompactUNet", "base_channels": 8}
+
+
+def in_lanes(lanes: Lanes, **changes: Any) -> tuple[LearningState, TrainingStep]:
+    state, step = make(tiny_settings(**changes))
+    return state, TrainingStep(state, step.loss, step.precision, step.team, lanes)
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_lanes_give_the_same_bytes_on_any_number_of_cores(micro_batch_size: int | None) -> None:
+    """With dropout, four of them at a time, two, or one after the other."""
+    results = []
+    for threads in (1, 2, 4):
+        with Lanes(4, threads) as lanes:
+            state, step = in_lanes(
+                lanes, backbone={**OURS, "dropout": 0.3}, micro_batch_size=micro_batch_size
+            )
+            take(state, step, 4)
+        results.append(state.tensors())
+    assert_same_bits(results[0], results[1])
+    assert_same_bits(results[0], results[2])
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_lanes_compute_the_step_of_the_whole_batch(
+    micro_batch_size: int | None, precision: str
+) -> None:
+    """Up to rounding, for channels-last weights too: losses, norms and steps without clipping."""
+    sgd = {"type": "torch.optim.SGD", "lr": 0.05, "momentum": 0.9}
+    choices = {"backbone": OURS, "optimizer": sgd, "micro_batch_size": micro_batch_size}
+    state, step = make(tiny_settings(**choices), precision=precision)
+    with Lanes(3, 2) as lanes:
+        other, _ = make(tiny_settings(**choices), precision=precision)
+        loss = LossModule(other.model.denoiser)
+        split = TrainingStep(other, loss, step.precision, Team(), lanes)
+        take(state, step, 5)
+        take(other, split, 5)
+    rounding = {"rtol": 1e-3, "atol": 1e-5} if precision == "fp32" else {"rtol": 0.05, "atol": 1e-3}
+    for one, two in zip(state.parameters, other.parameters, strict=True):
+        torch.testing.assert_close(two, one, **rounding)
+        assert two.grad.stride() == two.stride()
+    for name in ("loss_sum", "grad_norm"):
+        torch.testing.assert_close(other.counters[name], state.counters[name], **rounding)
+
+
+def test_each_lane_and_step_has_its_own_dropout() -> None:
+    masks: list[bytes] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        masks.append((output == 0).numpy().tobytes())
+
+    with Lanes(4, 2) as lanes:
+        state, step = in_lanes(lanes, backbone={**OURS, "dropout": 0.5}, micro_batch_size=4)
+        state.network.middle[0].dropout.register_forward_hook(note)
+        take(state, step, 3)
+    assert len(masks) == len(set(masks)) == 3 * 8
+
+
+class Rearranged(nn.Module):
+    """Its weights are channels-last, and their gradients come in another order."""
+
+    def __init__(self, in_channels: int, num_classes: int | None) -> None:
+        super().__init__()
+        self.entry = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.weight = nn.Parameter(torch.randn(in_channels, 4, 3, 3))
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        weight = self.weight.flatten(1).unflatten(1, self.weight.shape[1:])
+        return nn.functional.conv2d(self.entry(x), weight, padding=1)
+
+
+def test_gradients_lie_in_memory_as_their_parameters_do() -> None:
+    """Fused optimizers walk through both in one order."""
+    with Lanes(3, 2) as lanes:
+        state, step = in_lanes(lanes, backbone={"type": "test_step.Rearranged"})
+        take(state, step)
+    assert any(not parameter.is_contiguous() for parameter in state.parameters)
+    assert all(parameter.grad.stride() == parameter.stride() for parameter in state.parameters)
+
+
+def test_parameters_without_a_gradient_stay_without_one_in_lanes() -> None:
+    with Lanes(2, 2) as lanes:
+        state, step = in_lanes(lanes)
+        state.parameters.append(nn.Parameter(torch.ones(2)))
+        take(state, step)
+    assert state.parameters[-1].grad is None
+    assert state.parameters[0].grad is not None
 
 
 def test_workers_slices_make_up_the_batch() -> None:

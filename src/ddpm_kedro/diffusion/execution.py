@@ -8,15 +8,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.lanes import Lanes, Watch, is_well_known
+
 logger = logging.getLogger(__name__)
 
 
-PIXELS_PER_TILE = 1 << 13  # in fp32; what a CPU's caches hold, and not too many for one image
+PIXELS_PER_TILE = 1 << 12  # in fp32; what a core's caches hold, and not too many for one image
 MOST_ROWS_OF_A_TILE = 64
 
 
 def rows_of_a_tile(pixels: int, precision: str) -> int:
-    """How many images a CPU takes at a time: 8 of 32x32 in fp32, 16 in half precision.
+    """How many images one core takes at a time: 4 of 32x32 in fp32, 8 in half precision.
 
     Args:
         pixels: height times width of an image.
@@ -29,26 +32,60 @@ def rows_of_a_tile(pixels: int, precision: str) -> int:
 class Tiled(nn.Module):
     """Runs a network on tiles of ``rows`` images, whose activations a CPU's caches hold.
 
-    A CPU's matrix product chooses its summation order by the number of rows, so that the last bits
-    of an image would depend on the batch that it is made in. In full tiles of one size they do not.
+    A CPU's matrix product chooses its summation order by the number of rows and of threads, so that
+    the last bits of an image would depend on the batch that it is made in and on the machine. In
+    full tiles of one size, each computed by one thread, they do not.
+
+    Args:
+        network: any; where it is not made of our and torch's modules alone, its first tile is
+            computed once more and watched: no lanes if that changes what they would share.
+        rows: of a tile.
+        lanes: compute tiles at the same time, each with one OpenMP thread; None: one tile after the
+            other, with all OpenMP threads.
+        lone_tile_in_a_lane: a single tile has one thread too, whatever the machine has: for bytes
+            that do not depend on it. Else it has all OpenMP threads, for speed.
     """
 
-    def __init__(self, network: nn.Module, rows: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        rows: int,
+        lanes: Lanes | None = None,
+        lone_tile_in_a_lane: bool = True,
+    ) -> None:
         super().__init__()
         self.network = network
         self.rows = rows
         self.num_classes = getattr(network, "num_classes", None)
+        self.lanes = lanes
+        self.lone_tile_in_a_lane = lone_tile_in_a_lane
+        self._to_be_watched = not is_well_known(network)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Args: x (B, C, H, W), the last tile may have fewer rows; t (B,); labels (B,) or None."""
         tiles = range(0, len(x), self.rows)
         parts = [slice(first, first + self.rows) for first in tiles]
-        return torch.cat(
-            [
-                self.network(x[part], t[part], None if labels is None else labels[part])
-                for part in parts
-            ]
-        )
+
+        def tile(part: slice) -> Tensor:
+            given = () if labels is None else (labels[part],)
+            return self.network(x[part], t[part], *given)
+
+        if self._to_be_watched and self.lanes is not None:
+            self._to_be_watched = False
+            with Watch(self.network) as watch:
+                tile(parts[0])
+            if watch.found is not None:
+                logger.info("one tile after the other, since the network %s", watch.found)
+                self.lanes = None
+        if self.lanes is None or (len(parts) == 1 and not self.lone_tile_in_a_lane):
+            return torch.cat([tile(part) for part in parts])
+        return torch.cat(list(self.lanes.map(tile, parts)))
+
+
+def tiled(denoiser: Denoiser, pixels: int, lanes: Lanes) -> Denoiser:
+    """The same denoiser, whose network runs in fp32's tiles of ``pixels`` pixels an image."""
+    network = Tiled(denoiser.network, rows_of_a_tile(pixels, "fp32"), lanes)
+    return Denoiser(network, denoiser.schedule, denoiser.objective, denoiser.loss_weight)
 
 
 class Compiled(nn.Module):

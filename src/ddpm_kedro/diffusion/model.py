@@ -15,6 +15,7 @@ from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.execution import Compiled, Tiled, rows_of_a_tile
 from ddpm_kedro.diffusion.guidance import ClassifierFreeGuidance
+from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.model_file import fill, read_model_file, save_model
 from ddpm_kedro.diffusion.model_spec import KINDS, OWN_MODULES, ModelSpec, vet
 from ddpm_kedro.diffusion.precision import PRECISIONS, autocast
@@ -115,7 +116,8 @@ class Model:
         """Make images.
 
         Image i depends on the model, the options, ``seed`` and i, never on ``num_samples`` or
-        ``batch_size``: the bytes are equal on a CPU in fp32, elsewhere up to rounding.
+        ``batch_size``: the bytes are equal on a CPU in fp32, there whatever the number of threads
+        too, elsewhere up to rounding.
 
         Args:
             num_samples: N, at least 1.
@@ -124,7 +126,7 @@ class Model:
                 changes arguments of that one.
             num_steps: number of steps of an option, overriding its own.
             batch_size: how many images to make at a time; None chooses by image size. On a CPU in
-                fp32 it is rounded up to whole tiles (8 images of 32x32, 64 of 8x8).
+                fp32 it is rounded up to whole tiles (4 images of 32x32, 64 of 8x8).
             labels: a class (its index, its name, or the number of classes for "no class") for all
                 images or for each; None gives a conditional model's classes in turn.
             guidance: scale of classifier-free guidance, or a table of the arguments of
@@ -162,11 +164,14 @@ class Model:
         batch_size = min(num_samples, batch_size or min(512, max(1, PIXELS_PER_BATCH // pixels)))
         num_calls = solver.num_steps * -(-num_samples // batch_size)
         multiple, at_once, network = 1, batch_size, self.network
+        lanes = Lanes(torch.get_num_threads())
         if device.type == "cpu":
             tile = rows_of_a_tile(pixels, precision)
-            network, at_once = Tiled(network, tile), min(tile, batch_size)
+            # In half precision bytes are not promised, and a lone tile may be a single image.
+            network = Tiled(network, tile, None if compile == "on" else lanes, precision == "fp32")
+            at_once = min(tile * lanes.count, batch_size)
             if precision == "fp32":  # for the bytes' sake all tiles are full
-                multiple = at_once = tile
+                multiple = tile
                 batch_size += -batch_size % tile
         if compile == "on" or (
             compile == "auto" and device.type == "cuda" and num_calls >= FEWEST_CALLS_TO_COMPILE
@@ -185,6 +190,7 @@ class Model:
         with (
             autocast(precision, device.type),
             kept_heap(),
+            lanes,
             Progress(num_samples, "images", "sampling", silent=not shown) as bar,
         ):
             on_step = progress if callable(progress) else bar.update

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.execution import tiled
+from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.noise import Stream, normal
 from ddpm_kedro.diffusion.noise_schedule import perturb, real_dtype
 from ddpm_kedro.diffusion.precision import autocast
@@ -94,7 +96,11 @@ def denoising_loss(
     times = schedule.from_uniform(middles).sort().values  # (K,), from clean to noisy
     sums = torch.zeros(num_levels, dtype=torch.float64)
     device_type = torch.device(device).type
-    with Progress(num_levels * len(images), "images", description, most_lines=1) as progress:
+    lanes = Lanes(torch.get_num_threads())
+    if device_type == "cpu":
+        denoiser = tiled(denoiser, images.shape[2] * images.shape[3], lanes)
+    work = num_levels * len(images)
+    with lanes, Progress(work, "images", description, most_lines=1) as progress:
         for start in range(0, len(images), batch_size):
             rows = torch.arange(start, min(start + batch_size, len(images)))
             x0 = normalise(torch.from_numpy(images[start : start + batch_size].copy()).to(device))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.training.precision import Precision
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.state import LearningState
@@ -34,7 +35,14 @@ def wants_compilation(settings: TrainingSettings, device: torch.device, steps_le
     return settings.compile == "on"
 
 
-def make_step(state: LearningState, precision: Precision, team: Team, *, steps_left: int) -> Step:
+def make_step(
+    state: LearningState,
+    precision: Precision,
+    team: Team,
+    *,
+    steps_left: int,
+    lanes: Lanes | None = None,
+) -> Step:
     """The step for this device and team: compiled, captured and shared where that pays.
 
     Args:
@@ -43,6 +51,8 @@ def make_step(state: LearningState, precision: Precision, team: Team, *, steps_l
         team: with several processes the loss is wrapped in DDP, whose all-reduce runs beside the
             backward pass; such a step is not captured.
         steps_left: optimizer steps to come.
+        lanes: see :class:`TrainingStep`; None for whole micro-batches, as devices other than a CPU,
+            compiled losses and teams need them.
     """
     device, settings = state.device, state.settings
     loss: nn.Module = LossModule(state.model.denoiser)
@@ -52,7 +62,7 @@ def make_step(state: LearningState, precision: Precision, team: Team, *, steps_l
         loss = nn.parallel.DistributedDataParallel(
             loss, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
         )
-    step = TrainingStep(state, loss, precision, team)
+    step = TrainingStep(state, loss, precision, team, lanes)
     if team.world_size > 1:
         step.rehearse()
     if team.world_size == 1 and device.type == "cuda" and settings.compile != "off":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,10 @@ from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.progress import Progress, duration
 from ddpm_kedro.training.acceleration import make_step
 from ddpm_kedro.training.checkpoints import TrainingFolder
+from ddpm_kedro.training.core_use import choose_core_use
 from ddpm_kedro.training.data_feed import DataFeed, EpochOrder
 from ddpm_kedro.training.estimates import HELD_OUT, PREVIEW, Forecast, describe_cost
+from ddpm_kedro.training.generators import derived_seed, own_generators
 from ddpm_kedro.training.held_out import HeldOutLoss, split_rows
 from ddpm_kedro.training.initial_weights import initial_weights
 from ddpm_kedro.training.pace import Pace
@@ -118,8 +119,10 @@ class TrainingRun:
                 seed=settings.seed,
                 batch_size=max(self.rows_at_once, 16),
             )
-        steps_left = settings.num_steps - self.state.step
-        self.step = make_step(self.state, self.precision, team, steps_left=steps_left)
+        facts = None if checkpoint is None else checkpoint.facts
+        self.cores = choose_core_use(self.state, self.precision, team, facts)
+        left, lanes = settings.num_steps - self.state.step, self.cores.lanes
+        self.step = make_step(self.state, self.precision, team, steps_left=left, lanes=lanes)
         self.pace = Pace(self.device, settings.batch_size, elapsed_seconds)
         self.forecast = Forecast(self.state, self.pace, share, len(held_out_rows))
 
@@ -146,7 +149,12 @@ class TrainingRun:
             silent=not self.team.is_lead,
         )
         try:
-            with own_generators(self.device), self.precision.product_mode(), kept_heap():
+            with (
+                own_generators(self.device),
+                self.precision.product_mode(),
+                kept_heap(),
+                self.cores.in_force(),
+            ):
                 reason = self._train(asked_to_stop)
                 if reason in (0, OUT_OF_TIME) and self.team.is_lead:
                     self._write_model()
@@ -172,8 +180,9 @@ class TrainingRun:
             )
             lr = state.lr
             state.set_rates()
-            self.step(images, labels)
-            state.advance()
+            with self.cores.lanes.alone():
+                self.step(images, labels)
+                state.advance()
 
             # What the world gets to see of it
             if self.pace.count_step():
@@ -212,7 +221,8 @@ class TrainingRun:
             if self.team.is_lead:
                 if self.held_out is not None and (saves or is_last):
                     with self._pausing_for(HELD_OUT), state.averaged():
-                        held_out_loss = self.held_out(state.model.denoiser, self.precision)
+                        measured = self.cores.measured(state.model)
+                        held_out_loss = self.held_out(measured, self.precision)
                 facts = self._record(lr, held_out_loss)
             # The record at the end of a budget that is no whole interval is an extra one: a higher
             # budget later must find the sums as if it had not been made.
@@ -262,7 +272,11 @@ class TrainingRun:
             self.tracker.sync()
             self.folder.save(
                 self.state.tensors(),
-                {**self.state.facts(), "elapsed_seconds": self.pace.elapsed_seconds},
+                {
+                    **self.state.facts(),
+                    **self.cores.facts(),
+                    "elapsed_seconds": self.pace.elapsed_seconds,
+                },
                 step=self.state.step,
                 images_seen=self.state.images_seen,
                 held_out_loss=held_out_loss,
@@ -342,17 +356,3 @@ def device_of(settings: TrainingSettings, team: Team) -> torch.device:
     if device.type == "cuda" and device.index is None:  # pragma: cuda only
         device = torch.device("cuda", team.local_rank if team.world_size > 1 else 0)
     return device
-
-
-def derived_seed(seed: int, *numbers: int) -> int:
-    """A 63-bit seed for torch's own generators, which are seeded anew at every step."""
-    text = "/".join(map(str, map(int, (seed, *numbers))))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
-
-
-@contextmanager
-def own_generators(device: torch.device) -> Iterator[None]:
-    """Leave torch's global generators as they were found."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield

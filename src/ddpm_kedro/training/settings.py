@@ -108,6 +108,8 @@ class TrainingSettings:
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16`` (with a loss scale), of the network.
         compile: ``auto``, ``on`` or ``off``: compiled kernels and a CUDA graph.
         micro_batch_size: rows of one forward pass of one worker; None: its whole share.
+        lanes: parts of a micro-batch computed at the same time on a CPU, <= ``batch_size``; 1: all
+            OpenMP threads in each operation; None: one a core, or what training was begun with.
         init_from: model file whose weights training starts from, or None.
         clip_norm: largest norm of the gradient, or None.
         label_dropout: share of rows trained without their label, 0 <= p < 1; when conditional.
@@ -149,6 +151,7 @@ class TrainingSettings:
     precision: str = "auto"
     compile: str = "auto"
     micro_batch_size: int | None = None
+    lanes: int | None = None
     init_from: str | None = None
     clip_norm: float | None = None
     label_dropout: float = 0.0
@@ -190,8 +193,11 @@ class TrainingSettings:
         _demand_whole("seed", self.seed, 0)
         if self.seed >= 2**63:
             raise InputError(f"training.seed={self.seed}: give a whole number below 2^63")
-        if self.micro_batch_size is not None:
-            _demand_whole("micro_batch_size", self.micro_batch_size, 1)
+        for name in ("micro_batch_size", "lanes"):
+            if getattr(self, name) is not None:
+                _demand_whole(name, getattr(self, name), 1)
+        if self.lanes is not None and self.lanes > self.batch_size:
+            raise InputError(f"training.lanes={self.lanes}: a batch has {self.batch_size} images")
         for name in ("budget_kimg", "log_every_kimg", "checkpoint_every_kimg"):
             _demand_optional(name, getattr(self, name), above=0, optional=False)
         for name in ("max_minutes", "clip_norm", "preview_every_kimg"):

@@ -191,7 +191,7 @@ class LearningState:
         }
         for name, value in _under(tensors, "optimizer/").items():
             index, key = name.split("/", 1)
-            state.setdefault(int(index), {})[key] = _laid_out_as(self.parameters[int(index)], value)
+            state.setdefault(int(index), {})[key] = laid_out_as(self.parameters[int(index)], value)
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**whole, "state": state})
         if self.scheduler is not None:
@@ -245,7 +245,7 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     """A copy of ``value`` with the strides of ``parameter``.
 
     Fused optimizers walk through both in memory order, so a contiguous moment of channels-last

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.lanes import Lanes, drawing_from
 from ddpm_kedro.diffusion.noise import Stream, normal, uniform
 from ddpm_kedro.images.pixels import normalise
+from ddpm_kedro.training.generators import derived_seed
 from ddpm_kedro.training.precision import Precision
-from ddpm_kedro.training.state import LearningState
+from ddpm_kedro.training.state import LearningState, laid_out_as
 from ddpm_kedro.training.team import Team
 
 SCALE_GROWTH_STEPS = 2000
@@ -43,13 +45,21 @@ class TrainingStep:
         loss: wrapped or bare, called with (x0, t, noise, labels), gives (B,).
         precision: of the network.
         team: whose share of the batch this is.
+        lanes: that each micro-batch is split into; None: whole micro-batches. Only for a CPU, one
+            process, and a network of which lanes share nothing but weights.
     """
 
     def __init__(
-        self, state: LearningState, loss: nn.Module, precision: Precision, team: Team
+        self,
+        state: LearningState,
+        loss: nn.Module,
+        precision: Precision,
+        team: Team,
+        lanes: Lanes | None = None,
     ) -> None:
         settings = state.settings
         self.state, self.loss, self.precision, self.team = state, loss, precision, team
+        self.lanes = lanes or Lanes(1)
         self.augmentation = build(settings.augmentation)
         self.timesteps = build(settings.timesteps)
         self.timesteps.check(state.model.denoiser.schedule)
@@ -74,6 +84,10 @@ class TrainingStep:
             images: uint8 (b, C, H, W), this worker's rows of the global batch.
             labels: int64 (b,), or None for an unconditional network.
         """
+        with self.lanes.alone():
+            self._take(images, labels)
+
+    def _take(self, images: Tensor, labels: Tensor | None) -> None:
         counters, parameters = self.state.counters, self.state.parameters
         self.state.optimizer.zero_grad(set_to_none=True)
 
@@ -81,14 +95,11 @@ class TrainingStep:
         loss_sum = torch.zeros((), dtype=torch.float32, device=self.rows.device)
         for first in range(0, len(self.rows), self.micro_batch_size):
             part = slice(first, min(first + self.micro_batch_size, len(self.rows)))
+            if self.lanes.count > 1:
+                loss_sum += self._add_gradients_of_lanes(images, labels, part)
+                continue
             with self._gradient_sync(is_last=part.stop == len(self.rows)):
-                x0, t, noise, given = self._draw(images[part], labels, part)
-                with self.precision.autocast():
-                    loss = self.loss(x0, t, noise, given).sum() / self.batch_size
-                # DDP takes the mean over workers of what is already a share of the global mean.
-                scaled = loss * self.team.world_size
-                if self.precision.needs_loss_scale:
-                    scaled = scaled * counters["loss_scale"]
+                loss, scaled = self._loss(images, labels, part)
                 scaled.backward()
             loss_sum += loss.detach()
         self.team.sum_(loss_sum)
@@ -133,6 +144,54 @@ class TrainingStep:
             loss = self.loss(x0, t, torch.zeros_like(x0), labels).sum()
         loss.backward()
         self.state.optimizer.zero_grad(set_to_none=True)
+
+    def _loss(self, images: Tensor, labels: Tensor | None, part: slice) -> tuple[Tensor, Tensor]:
+        """This part's share of the mean loss over the global batch; and what is differentiated."""
+        x0, t, noise, given = self._draw(images[part], labels, part)
+        with self.precision.autocast():
+            loss = self.loss(x0, t, noise, given).sum() / self.batch_size
+        # DDP takes the mean over workers of what is already a share of the global mean.
+        scaled = loss * self.team.world_size
+        if self.precision.needs_loss_scale:
+            scaled = scaled * self.state.counters["loss_scale"]
+        return loss, scaled
+
+    def _add_gradients_of_lanes(self, images: Tensor, labels: Tensor | None, part: slice) -> Tensor:
+        """As a backward pass of ``part`` would; returns its loss.
+
+        Lanes are added up in their order, whichever is done first, and each has dropout of its own,
+        so that running them on fewer cores changes nothing.
+        """
+        parameters = self.state.parameters
+
+        def one_lane(own: slice) -> tuple[Tensor, list[Tensor | None]]:
+            numbers = self.seed, Stream.DROPOUT, self.state.step, own.start
+            with drawing_from(torch.Generator().manual_seed(derived_seed(*numbers))):
+                loss, scaled = self._loss(images, labels, own)
+                gradients = torch.autograd.grad(scaled, parameters, allow_unused=True)
+            return loss.detach(), [
+                # Fused optimizers and weights walk through both in memory order.
+                g if g is None or g.stride() == p.stride() else laid_out_as(p, g)
+                for p, g in zip(parameters, gradients, strict=True)
+            ]
+
+        owns = [
+            slice(part.start + own.start, part.start + own.stop)
+            for own in self.lanes.parts(part.stop - part.start)
+        ]
+        loss_sum = torch.zeros((), dtype=torch.float32)
+        for loss, gradients in self.lanes.map(one_lane, owns):
+            loss_sum += loss
+            sums, addends = [], []
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if parameter.grad is None:
+                    parameter.grad = gradient
+                elif gradient is not None:
+                    sums.append(parameter.grad)
+                    addends.append(gradient)
+            if sums:
+                torch._foreach_add_(sums, addends)
+        return loss_sum
 
     def _draw(
         self, images: Tensor, labels: Tensor | None, part: slice

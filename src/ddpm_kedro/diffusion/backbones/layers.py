@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm_kedro.diffusion.lanes import generator_of_this_lane
 from ddpm_kedro.errors import InputError
 
 MAX_TOKENS_IN_A_TABLE = 1024
@@ -135,7 +136,8 @@ class Dropout(nn.Dropout):
 
     torch draws 64 bits for each there, one after the other on one core, which takes a twelfth of
     the DDPM UNet's training step. The probability is rounded to a multiple of 2^-16, and the scale
-    belongs to the rounded one, so that the mean is kept exactly.
+    belongs to the rounded one, so that the mean is kept exactly. In a lane it draws from the lane's
+    own generator (see :mod:`ddpm_kedro.diffusion.lanes`), else from torch's global one.
 
     Args:
         p: probability of setting a number to zero, in [0, 1).
@@ -146,7 +148,8 @@ class Dropout(nn.Dropout):
         if usual or not self.training or self.p == 0:
             return super().forward(x)
         dropped = min(round(self.p * 2**16), 2**16 - 1)
-        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
+        words.random_(-(2**63), None, generator=generator_of_this_lane())
         draws = words.view(torch.int16)[: x.numel()]
         kept = (draws >= dropped - 2**15).to(x.dtype).mul_(2**16 / (2**16 - dropped))
         if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
