@@ -104,14 +104,16 @@ class TrainingParameters(_Section):
     """Share of samples trained without their label, for guidance; used when conditional."""
     ema: EmaParameters
     held_out_fraction: Share
-    """Share of the training images kept back to pick the best checkpoint."""
+    """Share of the training images kept back to measure the loss on, which the log then shows."""
     held_out_images: Count
     """At most so many of them."""
     log_every_kimg: Positive
     preview_every_kimg: Positive
     checkpoint_every_kimg: Positive
     keep_checkpoints: Count
-    """Checkpoints kept beside the best one, newest first."""
+    """Newest checkpoints kept, beside one that a higher budget goes on from."""
+    keep_trainings: Count | None
+    """Trainings used last whose checkpoints stay once finished, models always do; None: all."""
     num_previews: Count
     """Images in a preview."""
     max_skipped_updates: Count

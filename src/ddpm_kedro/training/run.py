@@ -120,6 +120,8 @@ class TrainingRun:
             )
         steps_left = settings.num_steps - self.state.step
         self.step = make_step(self.state, self.precision, team, steps_left=steps_left)
+        self._settled_images = settings.settled_images
+        self._saved_step: int | None = None
         self.pace = Pace(self.device, settings.batch_size, settings.num_steps, elapsed_seconds)
 
     def __call__(self, asked_to_stop: Callable[[], int]) -> Outcome:
@@ -173,7 +175,8 @@ class TrainingRun:
                 out_of_time = self._is_out_of_time()
                 reason = agreement.reached(asked_to_stop() or (OUT_OF_TIME if out_of_time else 0))
         if reason and state.step < settings.num_steps:
-            self._save(held_out_loss=None)
+            if self._saved_step != state.step:
+                self._save()
         elif reason != OUT_OF_TIME and state.step >= settings.num_steps:
             reason = 0  # asked to stop when there was nothing left to do
         if self.team.is_lead:
@@ -189,7 +192,10 @@ class TrainingRun:
         saves = self._is_due(settings.checkpoint_every_kimg)
         records = saves or self._is_due(settings.log_every_kimg)
         previews = self._is_due(settings.preview_every_kimg)
-        if not (records or previews or is_last):
+        # Where the rates of two budgets part, the higher one later goes on: only a checkpoint, for
+        # a training with that budget at once has no record here.
+        parts = state.images_seen == self._settled_images
+        if not (records or previews or is_last or parts):
             return {}
 
         facts: dict[str, float] = {}
@@ -207,8 +213,8 @@ class TrainingRun:
                 state.clear_loss()
         if (previews or is_last) and self.team.is_lead:
             self._preview()
-        if saves or is_last:
-            self._save(held_out_loss)
+        if saves or is_last or parts:
+            self._save()
         return facts
 
     def _is_due(self, every_kimg: float | None) -> bool:
@@ -243,8 +249,9 @@ class TrainingRun:
             write_preview(path, self.state, self.precision)
         self.tracker.preview(path, {"step": self.state.step, "images_seen": self.state.images_seen})
 
-    def _save(self, held_out_loss: float | None) -> None:
+    def _save(self) -> None:
         self._refuse_endless_skips()
+        self._saved_step = self.state.step
         if self.team.is_lead:
             self.tracker.sync()
             self.folder.save(
@@ -252,7 +259,6 @@ class TrainingRun:
                 {**self.state.facts(), "elapsed_seconds": self.pace.elapsed_seconds},
                 step=self.state.step,
                 images_seen=self.state.images_seen,
-                held_out_loss=held_out_loss,
             )
 
     def _refuse_endless_skips(self) -> None:
