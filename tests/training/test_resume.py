@@ -106,6 +106,13 @@ def test_budgets_in_turn_under_a_decay_give_the_bytes_of_the_highest(
     assert lower.model.facts["status"] == "done"
 
 
+def test_a_checkpoint_is_kept_where_the_decay_begins(tmp_path: Path) -> None:
+    wsd = {"type": "ddpm_kedro.training.lr_schedule.WarmupStableDecay", "decay_share": 0.3}
+    run(tmp_path, lr_schedule=wsd, keep_checkpoints=1)  # from 0.7 * 128 = 89.6 images on
+    names = sorted(path.name for path in tmp_path.rglob("step_*"))
+    assert names == ["step_0000000012", "step_0000000016"]
+
+
 def test_a_decay_interrupted_and_then_given_a_higher_budget_is_left_behind(tmp_path: Path) -> None:
     wsd = {"type": "ddpm_kedro.training.lr_schedule.WarmupStableDecay", "decay_share": 0.3}
     whole = run(tmp_path / "whole", budget_kimg=0.2, lr_schedule=wsd)
