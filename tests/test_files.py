@@ -44,6 +44,13 @@ def test_written_files_follow_the_umask(tmp_path):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
 
 
+def test_the_umask_is_never_flipped(tmp_path, monkeypatch):
+    """It belongs to the whole process, in which other threads make files meanwhile."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("os.umask was called"))
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"x")
+
+
 @pytest.mark.parametrize("linkable", [True, False])
 def test_publish_replaces_in_one_rename(tmp_path, monkeypatch, linkable):
     if not linkable:

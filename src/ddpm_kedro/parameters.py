@@ -125,7 +125,7 @@ class TrainingParameters(_Section):
     the network without an idea of no label: then there is no guidance."""
     ema: EmaParameters
     held_out_fraction: Share
-    """Share of the training images kept back to pick the best checkpoint."""
+    """Share of the training images kept back to measure the loss on, which the log then shows."""
     held_out_images: CountOrZero
     """At most so many of them."""
     log_every_kimg: Positive
@@ -133,7 +133,9 @@ class TrainingParameters(_Section):
     """None: only the one at the end."""
     checkpoint_every_kimg: Positive
     keep_checkpoints: Count
-    """Checkpoints kept beside the best one, newest first."""
+    """Newest checkpoints kept, beside one that a higher budget goes on from."""
+    keep_trainings: Count | None
+    """Trainings used last whose checkpoints stay once finished, models always do; None: all."""
     num_previews: Count
     """Images in a preview."""
     max_skipped_updates: CountOrZero

@@ -12,10 +12,10 @@ from ddpm_kedro.training.tracker import Tracker
 
 
 def test_checkpoints_load_as_a_store_and_touch_nothing(tmp_path):
-    dataset = CheckpointStoreDataset(path=str(tmp_path / "store"), keep_trainings=3)
+    dataset = CheckpointStoreDataset(path=str(tmp_path / "store"))
     store = dataset.load()
     assert isinstance(store, CheckpointStore)
-    assert (store.path, store.keep_trainings) == (tmp_path / "store", 3)
+    assert store.path == tmp_path / "store"
     assert not store.path.exists()
     assert not dataset.exists()
     store.open({"seed": 0}, {}, 1).close()

@@ -289,6 +289,14 @@ class TestCompiled:
             "torch.compile failed, going on without it: no C++ compiler"
         ]
 
+    def test_no_memory_left_is_raised(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*arguments: object) -> None:
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+        monkeypatch.setattr(torch, "compile", lambda network, **options: full)
+        with pytest.raises(torch.OutOfMemoryError):
+            Compiled(model().network.eval())(torch.randn(2, 1, 8, 8), torch.arange(2.0))
+
     def test_an_error_of_the_network_is_raised(self) -> None:
         network = Compiled(model().network)
         with pytest.raises(RuntimeError):

@@ -71,6 +71,27 @@ def test_a_failed_compilation_goes_on_without_and_says_why(
     assert isinstance(step.loss.loss, LossModule)
 
 
+@pytest.mark.parametrize("calls", ["make_step", "loss"])
+def test_no_memory_left_is_not_taken_for_a_failure_of_the_compiler(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, calls: str
+) -> None:
+    def compiler(module: torch.nn.Module, **options: Any) -> Callable[..., Any]:
+        def fail(*arguments: Any) -> None:
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    state = state_of(torch.device("cpu"), compile="on")
+    call = {
+        "make_step": lambda: make_step(state, FP32, Team(), steps_left=10),
+        "loss": lambda: CompiledLoss(LossModule(state.model.denoiser))(None, None, None, None),
+    }[calls]
+    with pytest.raises(torch.OutOfMemoryError):
+        call()
+    assert not caplog.records
+
+
 class _Graph:
     """Stands for a CUDA graph: what was called while it was captured is done at each replay."""
 

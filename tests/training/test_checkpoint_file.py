@@ -26,7 +26,7 @@ BODY = {
     "fingerprint": FINGERPRINT,
     "step": 7,
     "images_seen": 896,
-    "held_out_loss": 0.5,
+    "held_out_loss": 0.5,  # as in those written before it was dropped
     "facts": {"skipped": 1, "rates": [1.0, 0.1]},
     "parameters": {"shaping": {"seed": 0}, "recorded": {"device": "cpu"}},
 }
@@ -66,7 +66,7 @@ def test_it_gives_back_what_it_was_given(folder):
     for name, tensor in tensors().items():
         assert checkpoint.tensors[name].dtype == tensor.dtype
         assert torch.equal(checkpoint.tensors[name], tensor)
-    assert (checkpoint.step, checkpoint.images_seen, checkpoint.held_out_loss) == (7, 896, 0.5)
+    assert (checkpoint.step, checkpoint.images_seen) == (7, 896)
     assert checkpoint.facts == BODY["facts"]
     assert checkpoint.parameters == BODY["parameters"]
     assert checkpoint.path == folder

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,14 @@ import torch
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.training import training_state
-from ddpm_kedro.training.checkpoints import CheckpointStore
+from ddpm_kedro.training.checkpoints import CheckpointStore, TrainingFolder
 from ddpm_kedro.training.fingerprint import fingerprint
 from ddpm_kedro.training.training_state import TrainingState
 
 SOURCE = Path(__file__).parents[2] / "src"
 ADAM = {"optimizer": {"type": "torch.optim.Adam", "lr": 0.002}, "seed": 0}
 SGD = {"optimizer": {"type": "torch.optim.SGD", "lr": 0.1}, "seed": 0}
+read = TrainingState.read
 
 
 @pytest.fixture(autouse=True)
@@ -210,30 +212,111 @@ def test_restarting_twice_keeps_one_old_folder_and_restarting_nothing_is_new(sto
     assert len(list(store.path.glob("*.replaced"))) == 1
 
 
-def test_the_trainings_used_last_stay(tmp_path):
-    store = CheckpointStore(tmp_path, keep_trainings=3)
-    stranger = tmp_path / "notes"
-    stranger.mkdir()
-    for seed in (0, 1, 2):
-        opened(store, {"seed": seed})
-    opened(store, {"seed": 0}, restart=True)  # used again: now 1 is the oldest
-    opened(store, {"seed": 1}, restart=True)  # and now 2
-    opened(store, {"seed": 3})
-    kept = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    assert kept == {
-        "notes",
-        *(fingerprint({"seed": seed}) for seed in (0, 1, 3)),
-        *(fingerprint({"seed": seed}) + ".replaced" for seed in (0, 1)),
-    }
-    store = CheckpointStore(tmp_path, keep_trainings=1)
-    opened(store, {"seed": 1})
-    kept = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    assert kept == {"notes", fingerprint({"seed": 1}), fingerprint({"seed": 1}) + ".replaced"}
+def checkpoints(folder):
+    return sorted(path.name for path in folder.checkpoints_path.glob("step_*"))
 
 
-def test_keeping_no_training_is_refused(tmp_path):
+def test_nine_trainings_and_back_to_the_first(store):
+    folders = [trained(store, {"seed": seed}, content=b"%d" % seed) for seed in range(9)]
+    first = opened(store, {"seed": 0})
+    assert first.is_done
+    assert all(folder.model_path.read_bytes() == b"%d" % n for n, folder in enumerate(folders))
+    assert all(checkpoints(folder) for folder in folders)
+
+
+def test_checkpoints_of_finished_trainings_go_and_nothing_else(store, caplog):
+    with store.open({"seed": 9}, {}, 100) as unfinished:
+        save(unfinished, 40)
+    with store.open({"seed": 8}, {}, 100) as out_of_time:
+        finish(out_of_time, 40)
+    folders = [trained(store, {"seed": seed}) for seed in range(4)]
+    preview = folders[0].previews_path / "preview_000000000100.png"
+    preview.touch()
+    folders[0].log_path.touch()
+    with caplog.at_level(logging.INFO):
+        opened(store, {"seed": 3}, keep_trainings=2)
+    assert [bool(checkpoints(folder)) for folder in folders] == [False, False, True, True]
+    assert checkpoints(unfinished)
+    assert checkpoints(out_of_time)
+    assert all(folder.model_path.read_bytes() == b"model" for folder in folders)
+    assert preview.exists()
+    assert folders[0].log_path.exists()
+    lines = [r.getMessage() for r in caplog.records if "keep_trainings" in r.getMessage()]
+    assert len(lines) == 1
+    assert all(folder.fingerprint in lines[0] for folder in folders[:2])
+    caplog.clear()
+    with caplog.at_level(logging.INFO):  # nothing is left to remove, so nothing is said
+        assert opened(store, {"seed": 0}, keep_trainings=4).is_done
+    assert "keep_trainings" not in caplog.text
+
+
+def test_a_higher_budget_without_checkpoints_says_that_it_starts_afresh(store):
+    trained(store)
+    opened(store, SGD, keep_trainings=1)
+    folder = opened(store, budget=300)
+    assert folder.status == "new"
+    assert "no checkpoint is left of the 100 images before" in folder.summary
+    assert folder.summary.endswith("so it starts afresh")
+
+
+def settled_training(store):
+    """To a budget of 100 whose rate falls from 80 on, with a checkpoint at every 10 images."""
+    with store.open(ADAM, {}, 100, settled_images=80, keep_checkpoints=2) as folder:
+        for images_seen in range(10, 100, 10):
+            save(folder, images_seen)
+        (folder.previews_path / "preview_000000000100.png").touch()
+        finish(folder, 100)
+        return folder
+
+
+def test_a_higher_budget_goes_on_from_before_the_rate_fell(store):
+    settled_training(store)
+    folder = opened(store, budget=200, settled_images=160)
+    assert folder.status == "goes on"
+    assert folder.summary.endswith(
+        "goes on at step 8, 80 of 200 images: a higher budget than the 100 before, whose rate "
+        "began to fall there"
+    )
+    assert not list(folder.previews_path.iterdir())
+    assert TrainingFolder.attach(folder.path).latest().images_seen == 80  # what a worker finds
+    again = opened(store, budget=200, settled_images=160)  # as after a kill before the first save
+    assert (again.status, again.latest().images_seen) == ("resumes", 80)
+    assert opened(store, budget=100, settled_images=80).is_done  # and the lower one still stands
+
+
+def test_a_lower_budget_never_goes_on_from_where_it_would_not_have_been(store):
+    with store.open(ADAM, {}, 100, settled_images=80, keep_checkpoints=2) as folder:
+        for images_seen in (40, 50, 60):
+            save(folder, images_seen)
+    with pytest.raises(InputError, match=r"60 images, past where .* of 50 begins to fall"):
+        opened(store, budget=50, settled_images=40)
+    assert checkpoints(folder) == ["step_0000000005", "step_0000000006"]
+    assert opened(store, budget=62, settled_images=50).latest().images_seen == 50
+    assert opened(store, budget=100, settled_images=80).latest().images_seen == 60
+
+
+def test_checkpoints_from_before_budgets_were_noted_go_on(store, monkeypatch):
+    with store.open(ADAM, {}, 100) as folder, monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "read", lambda path: replace(read(path), asked_images=None,
+                                                                  settled_images=None))  # fmt: skip
+        finish(folder, 100)
+    folder = opened(store, budget=300)
+    assert (folder.status, folder.latest().images_seen) == ("goes on", 100)
+
+
+def test_another_budget_alone_as_the_reason_says_what_would_go_on(store):
+    def stretched(budget):
+        return {"lr_schedule": {"type": "Cosine", "budget_images": budget}, "seed": 0}
+
+    trained(store, stretched(100))
+    summary = opened(store, stretched(200), 200).summary
+    assert summary.endswith("under lr_schedule=wsd or constant a higher one goes on")
+    assert "wsd" not in opened(store, {**stretched(200), "seed": 1}, 200).summary
+
+
+def test_keeping_no_training_is_refused(store):
     with pytest.raises(InputError, match="keep_trainings=0"):
-        CheckpointStore(tmp_path, keep_trainings=0)
+        opened(store, keep_trainings=0)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"shaping": 1}', b'{"x": 1}'])

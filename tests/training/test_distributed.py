@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -62,6 +63,17 @@ def test_two_workers_compute_what_one_does(tmp_path: Path, undisturbed: Training
         assert one.keys() == two.keys()
         for key, value in one.items():
             assert two[key] == pytest.approx(value, abs=1e-5, rel=1e-5), key
+
+
+def test_two_workers_start_without_a_warning_of_the_launcher_s(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That it leaves the signals to this process is meant."""
+    with caplog.at_level(logging.INFO):
+        run(tmp_path, **TWO)
+    assert "training" in caplog.text
+    assert "Failed to register signal handlers" not in caplog.text
+    assert not logging.getLogger("torch.distributed.elastic.multiprocessing.api").filters
 
 
 def test_a_killed_worker_changes_nothing(

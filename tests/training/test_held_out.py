@@ -34,6 +34,19 @@ def test_held_out_rows_are_spread_over_the_data() -> None:
     assert counts.min() > 60
 
 
+def test_in_a_data_set_sorted_by_class_every_class_is_held_out_at_all_times() -> None:
+    labels = np.repeat(np.arange(10), 1000)
+    _, held_out = split_rows(len(labels), 0.1, 1000)
+    t = np.arange(len(held_out))  # stratified times rise with the position
+    assert abs(np.corrcoef(labels[held_out], t)[0, 1]) < 0.1
+
+
+def test_the_images_held_out_are_the_ones_they_were() -> None:
+    """Else a training would resume with images that it was told to keep back."""
+    _, held_out = split_rows(40, 0.2, 1024)
+    assert sorted(held_out) == [2, 4, 6, 18, 31, 32, 33, 37]
+
+
 def test_the_smallest_data_set_keeps_an_image_to_train_on() -> None:
     rows, held_out = split_rows(1, 0.5, 10)
     assert (len(rows), len(held_out)) == (1, 0)

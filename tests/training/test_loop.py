@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 import torch
 from tiny_training import last_tensors, run, tiny_images, tiny_settings, untimed_log
 
-from ddpm_kedro.diffusion.model import load_model
+from ddpm_kedro.diffusion.model import load_model, save_model
+from ddpm_kedro.diffusion.model_file import read_model_file
+from ddpm_kedro.diffusion.model_spec import ModelSpec
 from ddpm_kedro.diffusion.noise_schedule import LinearSchedule
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.training import loop
 from ddpm_kedro.training.loop import model_spec
 from ddpm_kedro.training.tracker import Tracker, read_log
 
@@ -122,6 +126,41 @@ def test_fine_tuning_starts_from_the_averaged_weights(tmp_path: Path) -> None:
     found = load_model(second.model.path, "raw", trusted_modules=("tiny_training",))
     for name, value in wanted.network.state_dict().items():
         assert torch.equal(value, found.network.state_dict()[name])
+
+
+def foreign_model(path: Path, source: Path, rename: dict[str, str]) -> Path:
+    """The weights of ``source`` in a file that names an objective which nobody here has."""
+    header, tensors = read_model_file(source)
+    spec = replace(ModelSpec.from_dict(header["spec"]), objective={"type": "nowhere.Objective"})
+    sets: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition("/")
+        sets.setdefault(rename.get(group, group), {})[rest] = tensor
+    save_model(path, spec, sets)
+    return path
+
+
+def test_fine_tuning_takes_weights_and_builds_nothing_else_of_the_file(tmp_path: Path) -> None:
+    first = run(tmp_path / "first")
+    foreign = foreign_model(tmp_path / "foreign.safetensors", first.model.path, {})
+    second = run(tmp_path / "second", init_from=str(foreign))
+    assert second.model.path.exists()
+    without = foreign_model(tmp_path / "without.safetensors", first.model.path, {"ema": "mean"})
+    with pytest.raises(InputError, match="no weights 'ema'"):
+        run(tmp_path / "third", init_from=str(without))
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_more_workers_than_gpus_are_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(loop, "choose_device", torch.device)
+    monkeypatch.setattr(loop, "choose_precision", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="workers=3: device=cuda"):
+        run(tmp_path / "store", device=device, distributed={"workers": 3})
+    assert not (tmp_path / "store").exists()
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -18,6 +18,7 @@ from tiny_training import (
 )
 
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.training.checkpoints import TrainingFolder
 from ddpm_kedro.training.stops import Stopped
 from ddpm_kedro.training.tracker import Tracker
 
@@ -85,6 +86,55 @@ def test_a_higher_budget_goes_on(tmp_path: Path) -> None:
     assert longer.model.path == first.model.path
     assert longer.model.facts["images_seen"] == 200
     assert_same_bits(last_tensors(whole), last_tensors(longer))
+
+
+@pytest.mark.parametrize("keep_checkpoints", [1, 3])
+@pytest.mark.parametrize("kimg", [(0.12, 0.2), (0.1, 0.128, 0.2)])
+def test_budgets_in_turn_under_a_decay_give_the_bytes_of_the_highest(
+    tmp_path: Path, kimg: tuple[float, ...], keep_checkpoints: int
+) -> None:
+    wsd = {"type": "ddpm_kedro.training.lr_schedule.WarmupStableDecay", "decay_share": 0.3}
+    choices = {"lr_schedule": wsd, "keep_checkpoints": keep_checkpoints, **DROPOUT}
+    whole = run(tmp_path / "whole", budget_kimg=kimg[-1], **choices)
+    for budget_kimg in kimg:
+        parts = run(tmp_path / "parts", budget_kimg=budget_kimg, **choices)
+    assert parts.model.path.read_bytes() == whole.model.path.read_bytes()
+    assert untimed_log(parts) == untimed_log(whole)
+    previews = [path.name for path in whole.sample_previews.path.iterdir()]
+    assert [path.name for path in parts.sample_previews.path.iterdir()] == previews
+    lower = run(tmp_path / "parts", budget_kimg=kimg[0], **choices)
+    assert lower.model.facts["status"] == "done"
+
+
+def test_a_checkpoint_is_kept_where_the_decay_begins(tmp_path: Path) -> None:
+    wsd = {"type": "ddpm_kedro.training.lr_schedule.WarmupStableDecay", "decay_share": 0.3}
+    run(tmp_path, lr_schedule=wsd, keep_checkpoints=1)  # from 0.7 * 128 = 89.6 images on
+    names = sorted(path.name for path in tmp_path.rglob("step_*"))
+    assert names == ["step_0000000012", "step_0000000016"]
+
+
+def test_a_decay_interrupted_and_then_given_a_higher_budget_is_left_behind(tmp_path: Path) -> None:
+    wsd = {"type": "ddpm_kedro.training.lr_schedule.WarmupStableDecay", "decay_share": 0.3}
+    whole = run(tmp_path / "whole", budget_kimg=0.2, lr_schedule=wsd)
+    run_until(tmp_path / "parts", 14, lr_schedule=wsd)  # the rate falls from step 12 on
+    parts = run(tmp_path / "parts", budget_kimg=0.2, lr_schedule=wsd)
+    assert parts.model.path.read_bytes() == whole.model.path.read_bytes()
+
+
+def test_a_stop_where_a_checkpoint_was_just_written_writes_no_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = TrainingFolder.save
+
+    def counting(folder: TrainingFolder, *arguments: Any, **options: Any) -> None:
+        saved.append(options["step"])
+        save(folder, *arguments, **options)
+
+    monkeypatch.setattr(TrainingFolder, "save", counting)
+    run_until(tmp_path, 8)
+    run_until(tmp_path, 10)
+    assert saved == [8, 10]
 
 
 def test_a_budget_that_shapes_the_rate_is_another_training(tmp_path: Path) -> None:
@@ -155,7 +205,6 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
     from tiny_training import tiny_images, tiny_settings
 
     from ddpm_kedro.diffusion.model import Model
-    from ddpm_kedro.training.checkpoints import TrainingFolder
     from ddpm_kedro.training.loop import model_spec
     from ddpm_kedro.training.state import LearningState
 

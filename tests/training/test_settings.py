@@ -99,7 +99,7 @@ def test_what_does_not_shape_it_leaves_the_fingerprint(name: str) -> None:
 
 def test_every_field_is_one_or_the_other() -> None:
     names = {item.name for item in fields(TrainingSettings)}
-    assert names == {*CHANGES, *RECORDED, "restart", "init_from"}
+    assert names == {*CHANGES, *RECORDED, "restart", "keep_trainings", "init_from"}
 
 
 def test_images_label_dropout_and_initial_weights_shape_too(tmp_path: Path) -> None:

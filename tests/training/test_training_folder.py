@@ -31,11 +31,9 @@ def opened(path, **arguments):
     return CheckpointStore(path / "store").open(SHAPING, {}, 1000, **arguments)
 
 
-def save(folder, step, held_out_loss=None, size=4):
+def save(folder, step, size=4, **facts):
     tensors = {"weight": torch.full((size,), float(step))}
-    folder.save(
-        tensors, {"step": step}, step=step, images_seen=10 * step, held_out_loss=held_out_loss
-    )
+    folder.save(tensors, {"step": step, **facts}, step=step, images_seen=10 * step)
 
 
 def steps(folder):
@@ -51,7 +49,6 @@ def test_the_newest_is_the_latest_and_carries_its_parameters(tmp_path):
     store = CheckpointStore(tmp_path)
     with store.open(SHAPING, {"device": "cpu"}, 1000) as folder:
         assert folder.latest() is None
-        assert folder.best() is None
         for step in (1, 2):
             save(folder, step)
         folder.wait()
@@ -94,28 +91,25 @@ def test_saving_returns_before_the_disk_and_a_second_save_waits(tmp_path, monkey
     assert steps(folder) == [1, 2]
 
 
-def test_the_last_k_and_the_best_stay(tmp_path):
-    losses = {1: 0.5, 2: 0.2, 3: 0.4, 4: None, 5: 0.3, 6: float("nan"), 7: 0.25}
-    with opened(tmp_path, keep_checkpoints=2) as folder:
-        for step, loss in losses.items():
-            save(folder, step, loss)
+@pytest.mark.parametrize(
+    ("settled_images", "kept"), [(None, [7, 8]), (0, [7, 8]), (45, [4, 7, 8]), (50, [5, 7, 8])]
+)
+def test_the_last_k_and_the_newest_settled_one_stay(tmp_path, settled_images, kept):
+    with opened(tmp_path, keep_checkpoints=2, settled_images=settled_images) as folder:
+        for step in range(1, 9):
+            save(folder, step)
         folder.wait()
-        assert steps(folder) == [2, 6, 7]
-        assert folder.best().step == 2
-        assert folder.latest().step == 7
-        save(folder, 8, 0.1)
-        folder.wait()
-        assert steps(folder) == [7, 8]
-        assert folder.best().step == 8
+        assert steps(folder) == kept
+        assert folder.latest().step == 8
 
 
 def test_saving_twice_at_one_step_keeps_the_second(tmp_path):
     with opened(tmp_path) as folder:
-        for loss in (0.5, 0.25):
-            save(folder, 3, loss)
+        for attempt in (1, 2):
+            save(folder, 3, attempt=attempt)
         folder.wait()
         assert len(list(folder.checkpoints_path.iterdir())) == 1
-        assert folder.latest().held_out_loss == 0.25
+        assert folder.latest().facts["attempt"] == 2
 
 
 def truncate(path):
@@ -149,8 +143,8 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path, caplog, damage):
     with opened(tmp_path) as folder:
-        for step, loss in ((1, 0.3), (2, 0.2), (3, 0.1)):
-            save(folder, step, loss)
+        for step in (1, 2, 3):
+            save(folder, step)
     newest = folder.checkpoints_path / "step_0000000003"
     damage(newest)
     with caplog.at_level(logging.WARNING), opened(tmp_path) as folder:
@@ -158,7 +152,6 @@ def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path, caplog, damage):
         checkpoint = folder.latest()
         assert checkpoint.step == 2
         assert is_whole(checkpoint)
-        assert folder.best().step == 2
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0].startswith(f"{newest}: checkpoint skipped, ")
     assert DAMAGES[damage] in messages[0]
@@ -179,9 +172,9 @@ def test_going_on_from_before_a_damaged_one_replaces_it_and_loses_nothing_whole(
 
 
 def test_damaged_ones_of_later_steps_do_not_push_out_whole_ones(tmp_path):
-    with opened(tmp_path, keep_checkpoints=2) as folder:
+    with opened(tmp_path, keep_checkpoints=3) as folder:
         for step in (10, 20, 30):
-            save(folder, step, 0.1 if step == 10 else 0.2)
+            save(folder, step)
     for step in (20, 30):
         flip(folder.checkpoints_path / f"step_{step:010d}")
     with opened(tmp_path, keep_checkpoints=2) as folder:

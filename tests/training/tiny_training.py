@@ -142,7 +142,10 @@ def run_until(root: Path, step: int, **changes: Any) -> Outcome:
     """Train in ``root`` as :func:`run` does, but ask it to stop after ``step`` steps."""
     images, settings = tiny_images(), tiny_settings(**changes)
     with CheckpointStore(root).open(
-        settings.shaping(images.content_hash), {}, settings.budget_images
+        settings.shaping(images.content_hash),
+        {},
+        settings.budget_images,
+        settled_images=settings.settled_images,
     ) as folder:
         spec = model_spec(images, settings)
         training = TrainingRun(images, folder, Tracker(), settings, spec, Team())

@@ -16,24 +16,20 @@ class CheckpointStoreDataset(AbstractDataset):
 
     Args:
         path: the store's folder; it is made when a training starts.
-        keep_trainings: how many trainings to keep, the last used ones.
         metadata: for plugins.
     """
 
     _SINGLE_PROCESS = True  # a lock does not travel between processes
 
-    def __init__(
-        self, *, path: str, keep_trainings: int = 8, metadata: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, *, path: str, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(path)
-        self._keep_trainings = keep_trainings
         self.metadata = metadata
 
     def load(self) -> CheckpointStore:
         """The store, not yet locked; nothing is read."""
         from ddpm_kedro.training.checkpoints import CheckpointStore
 
-        return CheckpointStore(self._path, self._keep_trainings)
+        return CheckpointStore(self._path)
 
     def save(self, data: Any) -> NoReturn:
         """Not possible.
@@ -47,4 +43,4 @@ class CheckpointStoreDataset(AbstractDataset):
         return self._path.is_dir()
 
     def _describe(self) -> dict[str, Any]:
-        return {"path": str(self._path), "keep_trainings": self._keep_trainings}
+        return {"path": str(self._path)}

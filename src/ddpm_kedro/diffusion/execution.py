@@ -106,6 +106,8 @@ class Compiled(nn.Module):
         if self._compiled is not None:
             try:
                 return self._compiled(x, t, labels)
+            except torch.OutOfMemoryError:  # no fault of the compiler's
+                raise
             except Exception as error:
                 self._compiled = None
                 reason = str(error).strip().split("\n", 1)[0]

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,11 +115,9 @@ class ImageStore:
     def _make(self, key: str, make: Callable[[Path], Mapping[str, Any]]) -> None:
         for left in self.path.glob(f".{key}.*.partial"):  # of a killed run: the lock is ours
             shutil.rmtree(left, ignore_errors=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".partial", dir=self.path))
+        aside = self.path / f".{key}.{uuid.uuid4().hex}.partial"
+        aside.mkdir()
         try:
-            umask = os.umask(0)
-            os.umask(umask)
-            aside.chmod(0o777 & ~umask)  # mkdtemp makes folders that only the owner reads
             card = {**make(aside), "key": key}
             with open(aside / CARD_NAME, "w", encoding="utf-8") as file:
                 json.dump(card, file, indent=2)

@@ -80,6 +80,8 @@ def _compiled(
     with torch.random.fork_rng(devices=devices), precision.product_mode():
         try:
             TrainingStep(state, compiled, precision, team).rehearse()
+        except torch.OutOfMemoryError:  # no fault of the compiler's, here and below
+            raise
         except Exception as error:
             compiled.give_up(error)
     return compiled
@@ -105,6 +107,8 @@ class CompiledLoss(nn.Module):
         if self._compiled is not None:
             try:
                 return self._compiled(x0, t, noise, labels)
+            except torch.OutOfMemoryError:
+                raise
             except Exception as error:
                 self.give_up(error)
         return self.loss(x0, t, noise, labels)
@@ -168,6 +172,8 @@ class GraphedStep:  # pragma: cuda only
             # Other threads (prefetching, checkpoints) may use the device while this one captures.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._step(*self._inputs)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             self._failed = True
             self._use_tensor_rates(False)

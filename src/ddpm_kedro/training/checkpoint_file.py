@@ -53,7 +53,6 @@ class Checkpoint:
         tensors: CPU tensors by the names they were saved under.
         facts: plain values by the names they were saved under.
         path: its folder.
-        held_out_loss: the loss on held-out images at that step, where it was measured.
         parameters: all parameters it was trained with, under ``shaping`` and ``recorded``.
     """
 
@@ -62,7 +61,6 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
     path: Path
-    held_out_loss: float | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -167,7 +165,6 @@ def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint:
         tensors=tensors,
         facts=body["facts"],
         path=folder,
-        held_out_loss=body["held_out_loss"],
         parameters=body["parameters"],
     )
 

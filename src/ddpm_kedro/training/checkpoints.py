@@ -28,27 +28,25 @@ _SHOWN_DIFFERENCES = 8
 class CheckpointStore:
     """All trainings under one folder, each in a folder named by the fingerprint of its parameters.
 
-    One run holds a store at a time. When a training is opened, the ``keep_trainings`` ones used
-    last stay, itself included, and older ones are removed.
+    One run holds a store at a time. No training is ever removed.
 
     Args:
         path: the store's folder; it is made when a training is opened.
-        keep_trainings: how many trainings to keep.
     """
 
-    def __init__(self, path: str | os.PathLike[str], keep_trainings: int = 8) -> None:
-        if keep_trainings < 1:
-            raise InputError(f"keep_trainings={keep_trainings}: keep at least 1")
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.keep_trainings = keep_trainings
 
     def open(
         self,
         shaping: Mapping[str, Any],
         recorded: Mapping[str, Any],
         budget_images: int,
+        *,
+        settled_images: int | None = None,
         restart: bool = False,
         keep_checkpoints: int = 3,
+        keep_trainings: int | None = None,
     ) -> TrainingFolder:
         """Take the store's lock and find or make the folder of the training with these parameters.
 
@@ -63,13 +61,21 @@ class CheckpointStore:
                 the training is done.
             restart: start over; the earlier folder is kept as ``<fingerprint>.replaced`` until the
                 new training is finished.
-            keep_checkpoints: how many of the newest checkpoints to keep beside the best.
+            keep_checkpoints: see :meth:`TrainingFolder.save`.
+            settled_images: images up to which a higher budget comes to the same state, from where
+                it will go on; None: the whole budget.
+            keep_trainings: the trainings used last whose checkpoints stay; of older ones that are
+                finished they are removed, of unfinished ones never; None: all stay.
 
         Raises:
-            InputError: another run holds the store, or it cannot be written.
+            InputError: another run holds the store, or it cannot be written; or a lower budget
+                cannot go on from where an unfinished training stands.
         """
+        if keep_trainings is not None and keep_trainings < 1:
+            raise InputError(f"keep_trainings={keep_trainings}: keep at least 1")
         name = fingerprint(shaping)
-        state = TrainingState.create(shaping, recorded, budget_images)
+        settled_images = budget_images if settled_images is None else settled_images
+        state = TrainingState.create(shaping, recorded, budget_images, settled_images)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = StoreLock(self.path / "lock")
@@ -79,7 +85,10 @@ class CheckpointStore:
                 "choose a data_root that can be written"
             ) from None
         try:
-            return self._open(name, state, budget_images, restart, keep_checkpoints, lock)
+            folder = self._open(name, state, budget_images, restart, keep_checkpoints, lock)
+            if keep_trainings is not None:
+                self._prune(folder.path, keep_trainings)
+            return folder
         except OSError as error:
             lock.release()
             raise InputError(
@@ -119,7 +128,6 @@ class CheckpointStore:
             line += f"; started over, the earlier one is kept as {name}.replaced until it finishes"
         folder.summary = f"training {name} {line}"
         state.write(path)
-        self._prune(keep=path)
         logger.info("%s", folder.summary)
         return folder
 
@@ -139,14 +147,27 @@ class CheckpointStore:
             lower = f", more than the budget of {budget_images:,}"
             said = lower if budget_images < budget_before else ""
             return "done", f"is already done: {model_images:,} images seen{said}{notice}"
-        checkpoint = folder.latest()
+        checkpoint = folder.latest(state)
+        if checkpoint is None and before is not None and budget_images < budget_before:
+            _refuse_if_past(folder, before, budget_images)
         folder.hold(checkpoint)
+        folder.cut_back_previews(checkpoint.images_seen if checkpoint else 0)
         if checkpoint is None:
             nearest = self._nearest(folder.path, state)
             against = ""
             if nearest is not None:
                 other, lines = nearest
                 against = f"; against {other}, the nearest earlier one: {_listed(lines)}"
+                if len(lines) == 1 and lines[0].startswith("lr_schedule.budget_images: "):
+                    against += (
+                        "; this lr_schedule gives another budget other rates from the start, under "
+                        "lr_schedule=wsd or constant a higher one goes on"
+                    )
+            if model_images:
+                against = (
+                    f"; no checkpoint is left of the {model_images:,} images before "
+                    "(training.keep_trainings), so it starts afresh"
+                )
             return "new", f"is new: 0 of {budget_images:,} images{against}{notice}"
         goes_on = state.model_images_seen is not None and budget_images > budget_before
         status = "goes on" if goes_on else "resumes"
@@ -155,6 +176,8 @@ class CheckpointStore:
             place += ": the budget is reached, only the model is left to write"
         elif goes_on:
             place += f": a higher budget than the {budget_before:,} before"
+            if checkpoint.images_seen < model_images:
+                place += ", whose rate began to fall there"
         return status, f"{status} {place}{notice}"
 
     def _nearest(self, path: Path, state: TrainingState) -> tuple[str, list[str]] | None:
@@ -170,18 +193,25 @@ class CheckpointStore:
         _, _, name, lines = min(others)
         return name, lines
 
-    def _prune(self, keep: Path) -> None:
-        def last_used(path: Path) -> tuple[bool, float]:
-            state = self._earlier(path)
-            return path == keep, state.last_used_at if state else path.stat().st_mtime
-
-        for path in sorted(self._folders(), key=last_used, reverse=True)[self.keep_trainings :]:
-            logger.info("training %s is removed: only the %d used last are kept (keep_trainings)",
-                        path.name, self.keep_trainings)  # fmt: skip
-            replaced = _replaced_path(path)
-            remove_folder(path)
-            if replaced.exists():
-                remove_folder(replaced)
+    def _prune(self, opened: Path, keep_trainings: int) -> None:
+        """Remove the checkpoints of finished trainings but the ones used last, ``opened`` first."""
+        used = []
+        for path in self._folders():
+            state = self._earlier(path) if path != opened else None
+            if state is not None:
+                used.append((state.last_used_at, path.name, state))
+        pruned = []
+        for _, name, state in sorted(used, reverse=True)[keep_trainings - 1 :]:
+            folder = TrainingFolder(self.path / name)
+            is_finished = (state.model_images_seen or 0) >= state.budget_images
+            if is_finished and folder.has_checkpoints and state.has_whole_model(folder.model_path):
+                folder.drop_checkpoints()
+                pruned.append(name)
+        if pruned:
+            logger.info(
+                "checkpoints removed of %s: training.keep_trainings=%d; models, logs and previews "
+                "stay", _listed(pruned), keep_trainings,
+            )  # fmt: skip
 
     def _folders(self) -> list[Path]:
         """The folders of trainings; anything else in the store is not ours to touch."""
@@ -196,6 +226,18 @@ class CheckpointStore:
         except (OSError, ValueError) as error:
             logger.warning("%s", error)
             return None
+
+
+def _refuse_if_past(folder: TrainingFolder, before: TrainingState, budget_images: int) -> None:
+    """A checkpoint of the higher budget must not be thrown away for a mistyped lower one."""
+    checkpoint = folder.latest(before)
+    if checkpoint is not None:
+        raise InputError(
+            f"training.budget_kimg: training {folder.fingerprint} stands at "
+            f"{checkpoint.images_seen:,} images, past where the rate of a budget of "
+            f"{budget_images:,} begins to fall; give {before.budget_images / 1000:g} or more to go "
+            "on, or training.restart=true to start over"
+        )
 
 
 def _replaced_path(path: Path) -> Path:

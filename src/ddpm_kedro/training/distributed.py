@@ -20,6 +20,7 @@ import uuid
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing import api as elastic
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError, RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -79,8 +80,13 @@ def launch(
             refused=manager.Event(),
         )
         agent = _Agent(folder, settings.distributed, job)
-        agent.start()
-        _listen(agent, job, tracker, request)
+        agents_logger = logging.getLogger(elastic.__name__)
+        agents_logger.addFilter(_says_more_than_signals)
+        try:
+            agent.start()
+            _listen(agent, job, tracker, request)
+        finally:
+            agents_logger.removeFilter(_says_more_than_signals)
     return agent.outcome()
 
 
@@ -158,6 +164,7 @@ class _Agent(threading.Thread):
 
 
 def _says_more_than_signals(record: logging.LogRecord) -> bool:
+    """False for the agent's warning that it takes no signals: this process does, as meant."""
     return "Failed to register signal handlers" not in record.getMessage()
 
 

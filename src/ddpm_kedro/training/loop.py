@@ -15,7 +15,7 @@ from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.training.checkpoints import CheckpointStore, TrainingFolder
-from ddpm_kedro.training.initial_weights import initial_weights
+from ddpm_kedro.training.initial_weights import check_initial_weights
 from ddpm_kedro.training.precision import choose_device, choose_precision
 from ddpm_kedro.training.run import Outcome, TrainingRun
 from ddpm_kedro.training.settings import TrainingSettings
@@ -66,8 +66,10 @@ def train(
         settings.shaping(images.content_hash),
         {**settings.recorded(), **_surroundings(settings)},
         settings.budget_images,
-        settings.restart,
-        settings.keep_checkpoints,
+        settled_images=settings.settled_images,
+        restart=settings.restart,
+        keep_checkpoints=settings.keep_checkpoints,
+        keep_trainings=settings.keep_trainings,
     ) as folder:
         tracker.note("fingerprint", folder.fingerprint)
         tracker.note("training", folder.summary)
@@ -139,6 +141,7 @@ def check_choices(spec: ModelSpec, images: ImageSet, settings: TrainingSettings)
     """
     device = choose_device(settings.device)
     choose_precision(settings.precision, device)
+    _check_workers(device, settings.distributed.workers)
     with torch.device("meta"):
         network = spec.build("backbone")
     model = Model(spec, network)
@@ -147,7 +150,19 @@ def check_choices(spec: ModelSpec, images: ImageSet, settings: TrainingSettings)
     sampler = spec.build("sampler")
     sampler.check(model.denoiser.schedule)
     if settings.init_from is not None:
-        initial_weights(network, settings)
+        check_initial_weights(network, settings)
+
+
+def _check_workers(device: torch.device, workers: int) -> None:
+    """A GPU for each: NCCL lets no two processes share one."""
+    if device.type != "cuda" or workers == 1:
+        return
+    gpus = torch.cuda.device_count() if device.index is None else 1
+    if workers > gpus:
+        raise InputError(
+            f"training.distributed.workers={workers}: device={device} has {gpus} GPU(s) here, and "
+            "each worker takes one"
+        )
 
 
 def _surroundings(settings: TrainingSettings) -> dict[str, str]:

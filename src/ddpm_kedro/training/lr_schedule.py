@@ -15,14 +15,7 @@ from ddpm_kedro.errors import InputError
 
 
 class LRSchedule(ABC):
-    """A pure function, so that resuming needs no state and batch size changes nothing.
-
-    Attributes:
-        depends_on_budget: whether the budget changes the rate; then a training with another budget
-            is another training.
-    """
-
-    depends_on_budget: bool = False
+    """A pure function, so that resuming needs no state and batch size changes nothing."""
 
     @abstractmethod
     def factor(self, images_seen: int, budget_images: int) -> float:
@@ -32,6 +25,15 @@ class LRSchedule(ABC):
             images_seen: 0 <= images_seen < budget_images.
             budget_images: images seen at the end of training.
         """
+
+    def settled_images(self, budget_images: int) -> int:
+        """Images seen before which a higher budget gives every step the same rate.
+
+        From there a training goes on exactly to a higher budget. The whole budget unless a schedule
+        says less; 0 makes a training with another budget another training. Never less for a higher
+        budget.
+        """
+        return budget_images
 
 
 class Constant(LRSchedule):
@@ -62,13 +64,9 @@ class Cosine(LinearWarmup):
         final_factor: f, 0 <= f <= 1.
     """
 
-    depends_on_budget = True
-
     def __init__(self, warmup_kimg: float = 0.0, final_factor: float = 0.0) -> None:
         super().__init__(warmup_kimg)
-        self.final_factor = _at_least_zero("final_factor", final_factor)
-        if final_factor > 1:
-            raise InputError(f"final_factor={final_factor}: give a number from 0 to 1")
+        self.final_factor = _at_most_one("final_factor", final_factor)
 
     def factor(self, images_seen: int, budget_images: int) -> float:
         if images_seen < self.warmup_images:
@@ -77,6 +75,43 @@ class Cosine(LinearWarmup):
         progress = min(1.0, (images_seen - self.warmup_images) / span)
         half_cosine = 0.5 * (1 + math.cos(math.pi * progress))
         return self.final_factor + (1 - self.final_factor) * half_cosine
+
+    def settled_images(self, budget_images: int) -> int:
+        """0: the budget stretches the curve."""
+        return 0
+
+
+class WarmupStableDecay(LinearWarmup):
+    """Linear warm-up to 1, then 1, then a line down to ``final_factor`` at the end of the budget.
+
+    factor = 1 - (1 - f) (n - s) / (b - s) for n >= s = (1 - d) b, never above the warm-up's (Hu et
+    al. 2024, arXiv 2404.06395; the line: Haegele et al. 2024, arXiv 2405.18392). A training that
+    ended goes on to a higher budget from where its decay began.
+
+    Args:
+        warmup_kimg: >= 0.
+        decay_share: d, 0 < d <= 1.
+        final_factor: f, 0 <= f <= 1.
+    """
+
+    def __init__(
+        self, warmup_kimg: float = 0.0, decay_share: float = 0.2, final_factor: float = 0.0
+    ) -> None:
+        super().__init__(warmup_kimg)
+        if not 0 < decay_share <= 1:
+            raise InputError(f"decay_share={decay_share}: give a number above 0, at most 1")
+        self.decay_share = float(decay_share)
+        self.final_factor = _at_most_one("final_factor", final_factor)
+
+    def factor(self, images_seen: int, budget_images: int) -> float:
+        settled = self.settled_images(budget_images)
+        progress = max(0.0, (images_seen - settled) / max(budget_images - settled, 1))
+        falling = 1 - (1 - self.final_factor) * min(1.0, progress)
+        return min(super().factor(images_seen, budget_images), falling)
+
+    def settled_images(self, budget_images: int) -> int:
+        """Where the decay begins."""
+        return int((1 - self.decay_share) * budget_images)
 
 
 def is_torch_scheduler(option: Mapping[str, Any]) -> bool:
@@ -96,6 +131,12 @@ def is_torch_scheduler(option: Mapping[str, Any]) -> bool:
             f"lr_schedule: {option['type']} follows a metric; choose one that is a function of time"
         )
     return True
+
+
+def _at_most_one(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise InputError(f"{name}={value}: give a number from 0 to 1")
+    return float(value)
 
 
 def _at_least_zero(name: str, value: float) -> float:

@@ -125,6 +125,8 @@ class TrainingRun:
         self.step = make_step(self.state, self.precision, team, steps_left=left, lanes=lanes)
         self.pace = Pace(self.device, settings.batch_size, elapsed_seconds)
         self.forecast = Forecast(self.state, self.pace, share, len(held_out_rows))
+        self._settled_images = settings.settled_images
+        self._saved_step: int | None = None
 
     def __call__(self, asked_to_stop: Callable[[], int]) -> Outcome:
         """Train until the budget or the time is used up, or somebody asks to stop.
@@ -195,7 +197,8 @@ class TrainingRun:
             out_of_time = self._is_out_of_time()
             reason = agreement.reached(asked_to_stop() or (OUT_OF_TIME if out_of_time else 0))
         if reason and state.step < settings.num_steps:
-            self._save(held_out_loss=None)
+            if self._saved_step != state.step:
+                self._save()
         elif reason != OUT_OF_TIME and state.step >= settings.num_steps:
             reason = 0  # asked to stop when there was nothing left to do
         if self.team.is_lead:
@@ -211,7 +214,10 @@ class TrainingRun:
         saves = self._is_due(settings.checkpoint_every_kimg)
         records = saves or self._is_due(settings.log_every_kimg)
         previews = self._is_due(settings.preview_every_kimg)
-        if not (records or previews or is_last):
+        # Where the rates of two budgets part, the higher one later goes on: only a checkpoint, for
+        # a training with that budget at once has no record here.
+        parts = state.images_seen == self._settled_images
+        if not (records or previews or is_last or parts):
             return {}
 
         facts: dict[str, float] = {}
@@ -230,8 +236,8 @@ class TrainingRun:
                 state.clear_loss()
         if (previews or is_last) and self.team.is_lead:
             self._preview()
-        if saves or is_last:
-            self._save(held_out_loss)
+        if saves or is_last or parts:
+            self._save()
         return facts
 
     def _is_due(self, every_kimg: float | None) -> bool:
@@ -266,8 +272,9 @@ class TrainingRun:
             write_preview(path, self.state, self.precision, lambda _: self.progress.update(0))
         self.tracker.preview(path, {"step": self.state.step, "images_seen": self.state.images_seen})
 
-    def _save(self, held_out_loss: float | None) -> None:
+    def _save(self) -> None:
         self._refuse_endless_skips()
+        self._saved_step = self.state.step
         if self.team.is_lead:
             self.tracker.sync()
             self.folder.save(
@@ -279,7 +286,6 @@ class TrainingRun:
                 },
                 step=self.state.step,
                 images_seen=self.state.images_seen,
-                held_out_loss=held_out_loss,
             )
 
     def _refuse_endless_skips(self) -> None:

@@ -117,7 +117,9 @@ class TrainingSettings:
         ema: see :class:`EMASettings`; a mapping will do.
         log_every_kimg, checkpoint_every_kimg: intervals of records and checkpoints.
         preview_every_kimg: interval of previews; None: only the one at the end.
-        keep_checkpoints: checkpoints kept beside the best one.
+        keep_checkpoints: newest checkpoints kept, beside one that a higher budget goes on from.
+        keep_trainings: trainings used last whose checkpoints stay when they are finished; None:
+            all. Their models, logs and previews always stay.
         held_out_fraction: share of the training images kept back to measure the loss on, as above.
         held_out_images: at most so many of them.
         max_skipped_updates: updates in a row that may be skipped for a loss or gradient that is
@@ -160,6 +162,7 @@ class TrainingSettings:
     preview_every_kimg: float | None = None
     checkpoint_every_kimg: float = 100.0
     keep_checkpoints: int = 3
+    keep_trainings: int | None = None
     held_out_fraction: float = 0.0
     held_out_images: int = 1024
     max_skipped_updates: int = 50
@@ -193,7 +196,7 @@ class TrainingSettings:
         _demand_whole("seed", self.seed, 0)
         if self.seed >= 2**63:
             raise InputError(f"training.seed={self.seed}: give a whole number below 2^63")
-        for name in ("micro_batch_size", "lanes"):
+        for name in ("micro_batch_size", "lanes", "keep_trainings"):
             if getattr(self, name) is not None:
                 _demand_whole(name, getattr(self, name), 1)
         if self.lanes is not None and self.lanes > self.batch_size:
@@ -229,6 +232,14 @@ class TrainingSettings:
         """Images seen when the budget is used up: whole steps."""
         return self.num_steps * self.batch_size
 
+    @property
+    def settled_images(self) -> int:
+        """Images seen, in whole steps, up to which a higher budget comes to the same state."""
+        if is_torch_scheduler(self.lr_schedule):
+            return self.budget_images
+        settled = build(self.lr_schedule).settled_images(self.budget_images)
+        return min(math.ceil(settled / self.batch_size) * self.batch_size, self.budget_images)
+
     def timestep_sampling(self) -> Any:
         """The distribution of training times, built."""
         return build(self.timesteps)
@@ -243,8 +254,7 @@ class TrainingSettings:
         shaping |= {name: getattr(self, name) for name in _SHAPING}
         shaping["ema"] = asdict(self.ema)
         shaping["lr_schedule"] = with_defaults(self.lr_schedule)
-        is_ours = not is_torch_scheduler(self.lr_schedule)
-        if is_ours and build(self.lr_schedule).depends_on_budget:
+        if self.settled_images == 0:
             shaping["lr_schedule"]["budget_images"] = self.budget_images
         shaping["optimizer"] = with_defaults(self.optimizer)
         for name in ("augmentation", "noise_schedule", "objective", "loss_weight", "timesteps"):
@@ -256,7 +266,7 @@ class TrainingSettings:
 
     def recorded(self) -> dict[str, Any]:
         """What changes where, how fast or how often, but not what is learned."""
-        left_out = {*_SHAPING, "restart"}
+        left_out = {*_SHAPING, "restart", "keep_trainings"}
         return {
             item.name: _plain(getattr(self, item.name))
             for item in fields(self)

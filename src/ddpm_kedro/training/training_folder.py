@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import shutil
 import threading
@@ -109,21 +108,20 @@ class TrainingFolder:
         *,
         step: int,
         images_seen: int,
-        held_out_loss: float | None = None,
     ) -> None:
         """Take a snapshot and write it in the background; at most one save is under way.
 
         On return the tensors may change. The checkpoint appears under its name in one rename when
-        all its bytes are on the disk; then the last ``keep_checkpoints`` and the one with the
-        lowest held-out loss stay, and others go, also any of a later step (those were damaged, or
-        training would have resumed there). An earlier save is waited for.
+        all its bytes are on the disk; then the last ``keep_checkpoints`` and the newest
+        that a higher budget can go on from stay, and others go, also any of a later step (those
+        were damaged or of another budget, or training would have resumed there). An earlier save
+        is waited for.
 
         Args:
             tensors: everything stateful, by name; any device, any layout.
             facts: everything else that resuming needs, JSON-serialisable.
             step: optimizer steps taken.
             images_seen: training images seen, over all workers.
-            held_out_loss: where it was measured at this step.
 
         Raises:
             InputError: this or the earlier checkpoint cannot be written (disk full, not writable);
@@ -133,15 +131,13 @@ class TrainingFolder:
         self.wait()
         self._opened_at = None
         check_tensors(tensors)
-        try:
-            state = TrainingState.read(self.path)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.path}: the training folder was changed ({error})") from None
+        state = self._state()
         body = {
             "fingerprint": self.fingerprint,
             "step": int(step),
             "images_seen": int(images_seen),
-            "held_out_loss": None if held_out_loss is None else float(held_out_loss),
+            "budget_images": state.asked_images,
+            "settled_images": state.settled_images,
             "facts": json.loads(json.dumps(dict(facts))),  # a copy, refused here if impossible
             "parameters": {"shaping": state.shaping, "recorded": state.recorded},
         }
@@ -222,7 +218,7 @@ class TrainingFolder:
         return path
 
     def _prune(self, written: Path) -> None:
-        """Keep ``written``, the newest before it and the best; see :meth:`save`."""
+        """Keep ``written``, the newest before it and the newest settled; see :meth:`save`."""
         step, attempt = parse_name(written.name) or (0, 0)
         earlier, superseded = [], []
         for path in self._paths():
@@ -231,10 +227,17 @@ class TrainingFolder:
                 earlier.append(path)
             elif number != (step, attempt):
                 superseded.append(path)
-        best = self._by_held_out_loss([written, *earlier])[:1]
+        settled = next(filter(self._is_settled, [written, *earlier]), None)
         for path in [*superseded, *earlier[self.keep_checkpoints - 1 :]]:
-            if path not in best:
+            if path != settled:
                 remove_folder(path)
+
+    def _is_settled(self, path: Path) -> bool:
+        """A higher budget would have come to the checkpoint in ``path`` too."""
+        with contextlib.suppress(DamagedCheckpoint):
+            facts = read_facts(path, self.fingerprint)
+            return facts["images_seen"] <= (facts.get("settled_images") or 0)
+        return False
 
     def _clean(self) -> None:
         """Remove what a killed writer left; only one process writes here, so none is at work."""
@@ -244,27 +247,39 @@ class TrainingFolder:
 
     # Reading ------------------------------------------------------------------------------------
 
-    def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None; each damaged one is named in a warning."""
+    def latest(self, state: TrainingState | None = None) -> Checkpoint | None:
+        """The newest whole checkpoint that leads to the budget, or None.
+
+        Each damaged one is named in a warning.
+
+        Args:
+            state: says the budget; None reads it from the folder.
+
+        Raises:
+            InputError: the folder's state is gone or damaged.
+        """
         if self._opened_at is not None:  # verified when the store was opened, a moment ago
             checkpoint, self._opened_at = self._opened_at, None
             return checkpoint
         for path in self._strangers():
             logger.warning("%s: skipped, not a checkpoint of this program", path)
-        return self._first_whole(self._paths())
+        return self._first_whole(state or self._state())
 
     def hold(self, checkpoint: Checkpoint | None) -> None:
         """Have the next :meth:`latest` return ``checkpoint``, which was just read, unread again."""
         self._opened_at = checkpoint
 
-    def best(self) -> Checkpoint | None:
-        """The whole checkpoint with the lowest held-out loss, or None where none was measured."""
-        return self._first_whole(self._by_held_out_loss(self._paths()))
+    def _state(self) -> TrainingState:
+        try:
+            return TrainingState.read(self.path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path}: the training folder was changed ({error})") from None
 
-    def _first_whole(self, paths: list[Path]) -> Checkpoint | None:
-        for path in paths:
+    def _first_whole(self, state: TrainingState) -> Checkpoint | None:
+        for path in self._paths():
             try:
-                return read_checkpoint(path, self.fingerprint)
+                if state.leads_from(read_facts(path, self.fingerprint)):
+                    return read_checkpoint(path, self.fingerprint)
             except DamagedCheckpoint as damage:
                 logger.warning("%s: checkpoint skipped, %s", path, damage)
         return None
@@ -284,14 +299,22 @@ class TrainingFolder:
             return sorted(self.checkpoints_path.iterdir())
         return []
 
-    def _by_held_out_loss(self, paths: list[Path]) -> list[Path]:
-        losses = {}
-        for path in paths:
-            with contextlib.suppress(DamagedCheckpoint):
-                loss = read_facts(path, self.fingerprint)["held_out_loss"]
-                if loss is not None and math.isfinite(loss):
-                    losses[path] = loss
-        return sorted(losses, key=losses.__getitem__)
+    @property
+    def has_checkpoints(self) -> bool:
+        """There is something named as one, whole or not."""
+        return bool(self._paths())
+
+    def drop_checkpoints(self) -> None:
+        """Remove all checkpoints."""
+        for path in self._paths():
+            remove_folder(path)
+
+    def cut_back_previews(self, images_seen: int) -> None:
+        """Remove previews of later than ``images_seen``, as the log is cut back: of another way."""
+        for path in self.previews_path.glob("preview_*.png"):
+            number = path.stem.removeprefix("preview_")
+            if number.isdecimal() and int(number) > images_seen:
+                path.unlink()
 
     # Closing ------------------------------------------------------------------------------------
 

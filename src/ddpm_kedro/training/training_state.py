@@ -23,6 +23,8 @@ class TrainingState:
         recorded: what else was in force at the last opening (device, precision, versions ...).
         last_used_at: seconds since 1970, at the last opening.
         budget_images: the highest budget it was opened with.
+        asked_images: the budget of the last opening; None before it was noted.
+        settled_images: images up to which a higher one than that comes to the same state.
         model_images_seen: training images that the finished model has seen; None before that.
         model_sha256: the checksum of that model's file.
     """
@@ -33,6 +35,8 @@ class TrainingState:
     budget_images: int
     model_images_seen: int | None = None
     model_sha256: str | None = None
+    asked_images: int | None = None
+    settled_images: int | None = None
 
     @staticmethod
     def path_in(folder: Path) -> Path:
@@ -41,10 +45,21 @@ class TrainingState:
 
     @classmethod
     def create(
-        cls, shaping: Mapping[str, Any], recorded: Mapping[str, Any], budget_images: int
+        cls,
+        shaping: Mapping[str, Any],
+        recorded: Mapping[str, Any],
+        budget_images: int,
+        settled_images: int,
     ) -> TrainingState:
         """The state of a training that is opened now."""
-        return cls(plain(shaping), plain(recorded), time.time(), int(budget_images))
+        return cls(
+            plain(shaping),
+            plain(recorded),
+            time.time(),
+            budget_images,
+            asked_images=budget_images,
+            settled_images=settled_images,
+        )
 
     @classmethod
     def read(cls, folder: Path) -> TrainingState:
@@ -85,6 +100,23 @@ class TrainingState:
     def without_model(self) -> TrainingState:
         """The same training before its model is finished."""
         return replace(self, model_images_seen=None, model_sha256=None)
+
+    def leads_from(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Whether this budget would have come to that checkpoint too.
+
+        Args:
+            checkpoint: its facts: ``images_seen``, and ``budget_images`` and ``settled_images``
+                in force when it was saved; those of before they were noted fit every budget.
+        """
+        made_for = checkpoint.get("budget_images")
+        if made_for is None or made_for == self.asked_images:
+            return True
+        own = self.settled_images
+        has_end = own is not None and self.asked_images is not None and own < self.asked_images
+        parting = (
+            min(checkpoint["settled_images"], own) if has_end else checkpoint["settled_images"]
+        )
+        return checkpoint["images_seen"] <= parting
 
     def has_whole_model(self, model_path: str | os.PathLike[str]) -> bool:
         """The file at ``model_path`` is, byte for byte, the finished model."""
