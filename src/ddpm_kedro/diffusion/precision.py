@@ -23,4 +23,6 @@ def autocast(
     """
     dtype = PRECISIONS[precision]
     enabled = dtype is not None
+    if not enabled and not torch.amp.is_autocast_available(device_type):  # the meta device
+        return contextlib.nullcontext()
     return torch.autocast(device_type, dtype or torch.bfloat16, enabled=enabled, **options)
