@@ -75,6 +75,8 @@ class TrainingRun:
     ) -> None:
         self.folder, self.tracker, self.settings, self.team = folder, tracker, settings, team
         self.device = device_of(settings, team)
+        if self.device.type == "cuda":  # pragma: cuda only
+            torch.cuda.set_device(self.device)  # streams and graphs are those of the current one
         self.precision = choose_precision(settings.precision, self.device)
 
         # State: new, or that of the newest whole checkpoint
@@ -118,8 +120,7 @@ class TrainingRun:
                 seed=settings.seed,
                 batch_size=max(self.rows_at_once, 16),
             )
-        steps_left = settings.num_steps - self.state.step
-        self.step = make_step(self.state, self.precision, team, steps_left=steps_left)
+        self.step = make_step(self.state, self.precision, team)
         self.pace = Pace(self.device, settings.batch_size, settings.num_steps, elapsed_seconds)
 
     def __call__(self, asked_to_stop: Callable[[], int]) -> Outcome:
