@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -196,7 +197,10 @@ def _end_capture(captured: torch.cuda.Stream, stream: torch.cuda.Stream) -> None
     torch.cuda.set_stream(stream)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=captured, capture_error_mode="thread_local"):
+    with (
+        contextlib.suppress(RuntimeError),  # a device that captures nothing at all
+        torch.cuda.graph(graph, stream=captured, capture_error_mode="thread_local"),
+    ):
         torch.zeros((), device=stream.device)
 
 
