@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+import ddpm_kedro
 from ddpm_kedro.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results"
@@ -210,7 +211,7 @@ def _cpu_model() -> str:
 
 def versions() -> dict[str, str]:
     """Of Python, this project and the packages measured."""
-    found = {"python": platform.python_version(), "ddpm_kedro": metadata.version("ddpm_kedro")}
+    found = {"python": platform.python_version(), "ddpm_kedro": ddpm_kedro.__version__}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)

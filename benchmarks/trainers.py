@@ -61,7 +61,7 @@ def settings_for(network: str, batch_size: int, **changes: Any) -> TrainingSetti
     """The presets' choices for CIFAR-10: AdamW's equal, flips, clipping, one average."""
     values: dict[str, Any] = {
         "batch_size": batch_size,
-        "budget_kimg": 100_000,
+        "budget_kimg": 100_000.0,
         "augmentation": {"type": f"{OURS}.training.augmentation.Flip"},
         "backbone": NETWORKS[network],
         "noise_schedule": {"type": f"{OURS}.diffusion.noise_schedule.LinearSchedule"},
@@ -104,7 +104,10 @@ def engine(
     loop here are records, previews and checkpoints; ``overhead.py`` measures the first, the others
     have intervals that the user chooses.
     """
-    settings = settings_for(network, batch_size, precision=precision, compile=compile)
+    budget_kimg = num_steps * batch_size / 1000
+    settings = settings_for(
+        network, batch_size, budget_kimg=budget_kimg, precision=precision, compile=compile
+    )
     chosen = choose_precision(settings.precision, device)
     model = new_model(network, device)
     state = LearningState(model, settings)
@@ -118,7 +121,7 @@ def engine(
         device=device,
     )
     batches = feed.batches(0)
-    step = make_step(state, chosen, Team(), steps_left=num_steps)
+    step = make_step(state, chosen, Team())
 
     def take() -> None:
         with chosen.product_mode():

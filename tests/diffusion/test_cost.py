@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,6 +32,33 @@ def test_one_convolution_by_hand() -> None:
     assert cost.forward_flops == 2 * (4 * 2 * 9) * 5 * 7
     assert cost.training_flops == 3 * cost.forward_flops
     assert cost.activation_bytes == 4 * 2 * 5 * 7  # its input, which its weight's gradient needs
+
+
+def test_half_precision_keeps_half_of_a_convolution_and_a_copy_of_its_weights() -> None:
+    cost = cost_of(OneConv(), (2, 5, 7), "bf16")
+    kept = 2 * 2 * 5 * 7 + 2 * 4 * 2 * 9  # input and weights, cast; the bias is not kept
+    assert cost.activation_bytes == kept - 2 * cost.parameters
+    assert cost.training_bytes(1) == 5 * 4 * cost.parameters + kept
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "batch_size", "peak_bytes"),
+    [  # by torch's allocator on CUDA, AdamW and one average, the step neither compiled nor captured
+        ("DDPMUNet", "bf16", 32, 1.863e9),
+        ("DDPMUNet", "bf16", 128, 5.202e9),
+        ("DDPMUNet", "fp32", 128, 6.911e9),
+        ("HomeworkUNet", "bf16", 128, 2.265e9),
+        ("HomeworkUNet", "fp32", 32, 0.952e9),
+    ],
+)
+def test_memory_is_right_within_15_percent(
+    name: str, precision: str, batch_size: int, peak_bytes: float
+) -> None:
+    options = {"dropout": 0.1} if name == "DDPMUNet" else {}
+    with torch.device("meta"):
+        network = getattr(backbones, name)(**options)
+    cost = cost_of(network, (3, 32, 32), precision)
+    assert cost.training_bytes(batch_size) == pytest.approx(peak_bytes, rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +103,8 @@ def test_memory_by_hand() -> None:
     cost = Cost(parameters=10, forward_flops=1, activation_bytes=100)
     assert cost.training_bytes(3) == 5 * 40 + 300  # weights, gradients, two moments, one average
     assert cost.training_bytes(3, num_averages=2, optimizer_slots=1) == 5 * 40 + 300
-    assert cost.training_bytes(3, precision="bf16") == 5 * 40 + 150 + 20
+    half = replace(cost, activation_bytes=50, precision="bf16")
+    assert half.training_bytes(3) == 5 * 40 + 150 + 20
 
 
 def test_another_number_of_channels_is_refused() -> None:

@@ -6,20 +6,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_kedro.diffusion import backbones
 from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule
+from ddpm_kedro.diffusion.precision import autocast
 from ddpm_kedro.diffusion.samplers import Sampler
 from ddpm_kedro.errors import InputError
 
-BYTES_OF_FLOAT = 4
+BYTES_OF_FLOAT, BYTES_OF_HALF = 4, 2
 OPTIMIZER_SLOTS = 2  # Adam's two moments
 TRAINING_PASSES = 3  # a forward pass, and a backward pass that costs twice as much
 
@@ -32,12 +34,14 @@ class Cost:
         parameters: number of weights.
         forward_flops: floating point operations of one image's forward pass in convolutions and
             matrix products, a multiply-add counted as two; the rest is below 2% of them.
-        activation_bytes: what one image's forward pass keeps for the backward pass, in fp32.
+        activation_bytes: what one image's forward pass keeps for the backward pass.
+        precision: "fp32", "bf16" or "fp16", in which that was counted.
     """
 
     parameters: int
     forward_flops: int
     activation_bytes: int
+    precision: str = "fp32"
 
     @property
     def training_flops(self) -> int:
@@ -48,43 +52,41 @@ class Cost:
         self,
         batch_size: int,
         *,
-        precision: str = "fp32",
         num_averages: int = 1,
         optimizer_slots: int = OPTIMIZER_SLOTS,
     ) -> int:
-        """Estimate of the memory that training takes, in bytes, good to about a factor of 1.5.
+        """Estimate of the memory that training takes, in bytes, good to about 10%.
 
-        Weights, gradients, optimizer state and averages in fp32; activations in ``precision``, and
-        with a half-precision one a copy of the weights in it.
+        Weights, gradients, optimizer state and averages in fp32, activations, and in half precision
+        a copy of the weights. What libraries take to work in is not in it, nor is what the
+        compiler saves.
 
         Args:
             batch_size: images at a time (a micro-batch, where the batch is split).
-            precision: "fp32", "bf16" or "fp16".
             num_averages: number of EMA copies.
             optimizer_slots: numbers that the optimizer keeps for each weight: Adam 2, momentum 1.
         """
         copies = 2 + optimizer_slots + num_averages
-        state = copies * BYTES_OF_FLOAT * self.parameters
-        activations = batch_size * self.activation_bytes
-        if precision == "fp32":
-            return state + activations
-        return state + activations // 2 + BYTES_OF_FLOAT // 2 * self.parameters
+        state = copies * BYTES_OF_FLOAT * self.parameters + self._cast_bytes
+        return state + batch_size * self.activation_bytes
+
+    @property
+    def _cast_bytes(self) -> int:
+        return 0 if self.precision == "fp32" else BYTES_OF_HALF * self.parameters
 
 
-def cost_of(network: nn.Module, image_shape: Sequence[int]) -> Cost:
-    """The cost of ``network`` at images (C, H, W), counted on the meta device: nothing is computed.
+def cost_of(network: nn.Module, image_shape: Sequence[int], precision: str = "fp32") -> Cost:
+    """The cost of ``network`` at images (C, H, W), counted on fake tensors: nothing is computed.
 
     Args:
         network: a backbone on any device; its weights are neither read nor copied.
         image_shape: (C, H, W).
+        precision: "fp32", "bf16" or "fp16", under autocast as a CPU does it: which tensors are kept
+            in fp32 beside the half ones is the network's and autocast's to say.
 
     Raises:
         InputError: the network does not take images of that shape.
     """
-    state: Mapping[str, Tensor] = {
-        name: torch.empty_like(value, device="meta").requires_grad_(value.requires_grad)
-        for name, value in [*network.named_parameters(), *network.named_buffers()]
-    }
     kept: dict[int, torch.UntypedStorage] = {}  # by address; held, so that none is used again
 
     def keep(tensor: Tensor) -> Tensor:
@@ -92,15 +94,22 @@ def cost_of(network: nn.Module, image_shape: Sequence[int]) -> Cost:
         kept[storage._cdata] = storage
         return tensor
 
-    inputs = torch.empty(1, *image_shape, device="meta"), torch.empty(1, device="meta")
     counter = FlopCounterMode(display=False)
     try:
-        with (
-            torch.enable_grad(),
-            counter,
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        ):
-            functional_call(network, dict(state), inputs)
+        with FakeTensorMode(), torch.enable_grad():
+            state = {
+                name: torch.empty(value.shape, dtype=value.dtype).requires_grad_(
+                    value.requires_grad
+                )
+                for name, value in [*network.named_parameters(), *network.named_buffers()]
+            }
+            inputs = torch.empty(1, *image_shape), torch.empty(1)
+            with (
+                autocast(precision, "cpu"),
+                counter,
+                torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            ):
+                functional_call(network, state, inputs)
     except RuntimeError as error:
         reason = str(error).split("\n", 1)[0]
         raise InputError(
@@ -108,11 +117,13 @@ def cost_of(network: nn.Module, image_shape: Sequence[int]) -> Cost:
         ) from error
     for value in state.values():
         kept.pop(value.untyped_storage()._cdata, None)
-    return Cost(
+    cost = Cost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         forward_flops=counter.get_total_flops(),
         activation_bytes=sum(storage.nbytes() for storage in kept.values()),
+        precision=precision,
     )
+    return replace(cost, activation_bytes=max(0, cost.activation_bytes - cost._cast_bytes))
 
 
 def network_calls(sampler: Sampler, schedule: NoiseSchedule) -> int:
@@ -142,10 +153,9 @@ def table(image_shape: Sequence[int], batch_size: int) -> str:
     for name in backbones.__all__:
         with torch.device("meta"):
             network = getattr(backbones, name)(in_channels=image_shape[0])
-        cost = cost_of(network, image_shape)
+        cost, half = (cost_of(network, image_shape, precision) for precision in ("fp32", "bf16"))
         memory = " / ".join(
-            f"{cost.training_bytes(batch_size, precision=precision) / 2**30:.2f}"
-            for precision in ("fp32", "bf16")
+            f"{each.training_bytes(batch_size) / 2**30:.2f}" for each in (cost, half)
         )
         lines.append(
             f"{name:<14}{cost.parameters / 1e6:>11.2f}M{cost.forward_flops / 1e9:>15.3f}"

@@ -77,7 +77,8 @@ def _words(
     device = rows.device if device is None else torch.device(device)
     rows = rows.to(device=device, dtype=torch.int64)
     block = torch.arange((count + 3) // 4, device=device, dtype=torch.int64)
-    step = torch.as_tensor(step, device=device, dtype=torch.int64)
+    if isinstance(step, int):  # filled on the device: a copy of a host's number would be a wait
+        step = torch.full((), step, device=device, dtype=torch.int64)
     # 24 bits of the fourth word extend the step, 8 name the stream.
     counter = (
         block[None, :],

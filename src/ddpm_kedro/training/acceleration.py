@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -22,16 +23,18 @@ FEWEST_STEPS_TO_COMPILE = 2000  # compiling takes a minute or two, which this ma
 Step = Callable[[Tensor, Tensor | None], None]
 
 
-def wants_compilation(settings: TrainingSettings, device: torch.device, steps_left: int) -> bool:
+def wants_compilation(settings: TrainingSettings, device: torch.device) -> bool:
     """Whether the loss goes through torch.compile: ``auto`` does it on CUDA, for long trainings.
+
+    By the steps of the whole budget, not by those left: compiled dropout draws other masks, and a
+    training that was stopped near its end is to go on with its own.
 
     Args:
         settings: ``compile`` is ``auto``, ``on`` or ``off``.
         device: a CPU gains little and compiles for a minute or more, so ``auto`` leaves it alone.
-        steps_left: optimizer steps to come.
     """
     if settings.compile == "auto":
-        return device.type == "cuda" and steps_left >= FEWEST_STEPS_TO_COMPILE
+        return device.type == "cuda" and settings.num_steps >= FEWEST_STEPS_TO_COMPILE
     return settings.compile == "on"
 
 
@@ -40,7 +43,6 @@ def make_step(
     precision: Precision,
     team: Team,
     *,
-    steps_left: int,
     lanes: Lanes | None = None,
 ) -> Step:
     """The step for this device and team: compiled, captured and shared where that pays.
@@ -50,13 +52,12 @@ def make_step(
         precision: of the network.
         team: with several processes the loss is wrapped in DDP, whose all-reduce runs beside the
             backward pass; such a step is not captured.
-        steps_left: optimizer steps to come.
         lanes: see :class:`TrainingStep`; None for whole micro-batches, as devices other than a CPU,
             compiled losses and teams need them.
     """
     device, settings = state.device, state.settings
     loss: nn.Module = LossModule(state.model.denoiser)
-    if wants_compilation(settings, device, steps_left):
+    if wants_compilation(settings, device):
         loss = _compiled(loss, state, precision, team)
     if team.world_size > 1:
         loss = nn.parallel.DistributedDataParallel(
@@ -65,8 +66,9 @@ def make_step(
     step = TrainingStep(state, loss, precision, team, lanes)
     if team.world_size > 1:
         step.rehearse()
-    if team.world_size == 1 and device.type == "cuda" and settings.compile != "off":
-        return GraphedStep(step, state)  # pragma: cuda only
+    can_capture = all(group.get("capturable", True) for group in state.optimizer.param_groups)
+    if team.world_size == 1 and device.type == "cuda" and settings.compile != "off" and can_capture:
+        return GraphedStep(step, state)
     return step
 
 
@@ -120,13 +122,15 @@ class CompiledLoss(nn.Module):
             logger.warning("torch.compile failed, going on without it: %s", _first_line(error))
 
 
-class GraphedStep:  # pragma: cuda only
+class GraphedStep:
     """A step recorded once as a CUDA graph and replayed, so that launching costs nothing.
 
     The first steps are taken eagerly on a side stream; then the step is captured. All it reads is
     in fixed places: images and labels are copied there, the step number and the learning rate are
     tensors, and dropout's generator is registered with the graph, whose seed and offset are read
-    anew at each replay. A failed capture goes back to eager steps, with a line saying why.
+    anew at each replay. A failed capture goes back to eager steps, with a line saying why; so does
+    a schedule that moves other numbers of the optimizer (OneCycleLR its momentum), which a graph
+    would keep as they were.
 
     Args:
         step: the eager step.
@@ -140,10 +144,13 @@ class GraphedStep:  # pragma: cuda only
         self._failed = False
         self._stream = torch.cuda.Stream(state.device)
         self._inputs: tuple[Tensor, Tensor | None] | None = None
+        self._constants = self._state.constants()
         self._use_tensor_rates(True)
 
     def __call__(self, images: Tensor, labels: Tensor | None) -> None:
         """As :meth:`TrainingStep.__call__`."""
+        if not self._failed and self._constants != self._state.constants():
+            self._give_up("a schedule moves other numbers of the optimizer than its rate")
         if self._failed:
             self._step(images, labels)
         elif self._taken < EAGER_STEPS:
@@ -167,27 +174,49 @@ class GraphedStep:  # pragma: cuda only
     def _capture(self, images: Tensor, labels: Tensor | None) -> bool:
         self._inputs = images.clone(), None if labels is None else labels.clone()
         self._state.optimizer.zero_grad(set_to_none=True)
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # Other threads (prefetching, checkpoints) may use the device while this one captures.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # On our own stream: torch's default one belongs to whichever device captured first.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._step(*self._inputs)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            self._failed = True
-            self._use_tensor_rates(False)
-            torch.cuda.synchronize()
-            logger.warning("no CUDA graph of the step, going on without: %s", _first_line(error))
+            # What arrives says that a capture failed; what it failed at is the context.
+            cause = error.__context__
+            _end_capture(self._stream, stream)
+            self._give_up(_first_line(cause if isinstance(cause, Exception) else error))
             return False
         self._graph = graph
         logger.info("the training step runs as one CUDA graph")
         return True
 
+    def _give_up(self, reason: str) -> None:
+        self._failed, self._graph, self._inputs = True, None, None
+        self._use_tensor_rates(False)
+        logger.warning("no CUDA graph of the step, going on without: %s", reason)
+
     def _use_tensor_rates(self, use: bool) -> None:
         for group in self._state.optimizer.param_groups:
             rate = float(group["lr"])
             group["lr"] = torch.tensor(rate, device=self._state.device) if use else rate
+
+
+def _end_capture(captured: torch.cuda.Stream, stream: torch.cuda.Stream) -> None:
+    """Make the device usable after a capture on ``captured`` that failed; ``stream`` goes on.
+
+    Before torch 2.13 the capture's stream stays the current one, and the random generator takes
+    itself to be captured until a capture succeeds, so that the next dropout would raise.
+    """
+    torch.cuda.set_stream(stream)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with (
+        contextlib.suppress(RuntimeError),  # a device that captures nothing at all
+        torch.cuda.graph(graph, stream=captured, capture_error_mode="thread_local"),
+    ):
+        torch.zeros((), device=stream.device)
 
 
 def _first_line(error: Exception) -> str:

@@ -135,7 +135,7 @@ class DataFeed:
     def _upload(self) -> Batch:  # pragma: cuda only
         images = torch.empty(self._images.shape, dtype=torch.uint8, device=self._device)
         for first in range(0, len(images), 65536):
-            chunk = np.ascontiguousarray(self._images[first : first + 65536])
+            chunk = self._images[first : first + 65536].copy()  # torch warns of read-only memory
             images[first : first + len(chunk)].copy_(torch.from_numpy(chunk))
         labels = None if self._labels is None else torch.from_numpy(self._labels).to(self._device)
         return images, labels

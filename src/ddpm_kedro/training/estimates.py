@@ -112,12 +112,14 @@ def describe_cost(state: LearningState, rows: int, precision: Precision) -> str:
         precision: of the network.
     """
     try:
-        cost = cost_of(state.network, state.model.spec.image_shape)
+        cost = cost_of(state.network, state.model.spec.image_shape, precision.name)
     except InputError as error:  # the network needs values, and on meta there are none
         parameters = sum(parameter.numel() for parameter in state.parameters)
         return f"{parameters:,} parameters; no estimate of cost ({error})"
+    group = state.optimizer.param_groups[0]
+    slots = 2 if "betas" in group else int(bool(group.get("momentum")))
     memory_bytes = cost.training_bytes(
-        rows, precision=precision.name, num_averages=len(state.ema.averages)
+        rows, num_averages=len(state.ema.averages), optimizer_slots=slots
     )
     return (
         f"{cost.parameters:,} parameters, {cost.forward_flops / 1e9:,.3g} GFLOP forward, "

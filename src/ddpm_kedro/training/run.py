@@ -76,6 +76,8 @@ class TrainingRun:
     ) -> None:
         self.folder, self.tracker, self.settings, self.team = folder, tracker, settings, team
         self.device = device_of(settings, team)
+        if self.device.type == "cuda":  # pragma: cuda only
+            torch.cuda.set_device(self.device)  # streams and graphs are those of the current one
         self.precision = choose_precision(settings.precision, self.device)
 
         # State: new, or that of the newest whole checkpoint
@@ -121,8 +123,7 @@ class TrainingRun:
             )
         facts = None if checkpoint is None else checkpoint.facts
         self.cores = choose_core_use(self.state, self.precision, team, facts)
-        left, lanes = settings.num_steps - self.state.step, self.cores.lanes
-        self.step = make_step(self.state, self.precision, team, steps_left=left, lanes=lanes)
+        self.step = make_step(self.state, self.precision, team, lanes=self.cores.lanes)
         self.pace = Pace(self.device, settings.batch_size, elapsed_seconds)
         self.forecast = Forecast(self.state, self.pace, share, len(held_out_rows))
         self._settled_images = settings.settled_images

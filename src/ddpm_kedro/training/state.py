@@ -102,6 +102,11 @@ class LearningState:
             else:
                 group["lr"] = base * factor
 
+    def constants(self) -> list[dict[str, Any]]:
+        """The optimizer's numbers beside its rate; a schedule of torch's may move these too."""
+        groups = self.optimizer.param_groups
+        return [{k: group[k] for k in ("momentum", "betas") if k in group} for group in groups]
+
     def advance(self) -> None:
         """Count the step whose update was just queued."""
         self.ema.update(self.images_seen, self.settings.batch_size)
@@ -217,13 +222,18 @@ def build_optimizer(
     known = inspect.signature(found).parameters
     extra = {}
     if not {"fused", "foreach", "differentiable"} & set(option):
-        if "fused" in known and device.type in ("cpu", "cuda"):
+        refuses = device.type == "cuda" and found in _NOT_FUSED_ON_CUDA
+        if "fused" in known and device.type in ("cpu", "cuda") and not refuses:
             extra["fused"] = True
         elif "foreach" in known and device.type == "cuda":
             extra["foreach"] = True
     if device.type == "cuda" and "capturable" in known and "capturable" not in option:
         extra["capturable"] = True  # its step counter stays on the device
     return build(option, parameters, **extra)
+
+
+# Until torch 2.15 it took the argument and refused the first step.
+_NOT_FUSED_ON_CUDA = () if torch.__version__ >= "2.15" else (torch.optim.Adagrad,)
 
 
 def _sum_dtype(device: torch.device) -> torch.dtype:

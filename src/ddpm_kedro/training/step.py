@@ -64,6 +64,9 @@ class TrainingStep:
         self.timesteps = build(settings.timesteps)
         self.timesteps.check(state.model.denoiser.schedule)
         self.schedule = state.model.denoiser.schedule
+        # The schedule's table goes to the device now: inside a compiled loss its first use would
+        # be a guard that fails at the next step, which compiles everything once more.
+        self.schedule.alpha(torch.zeros(1, device=state.device))
         part = team.part_of(settings.batch_size)
         self.rows = torch.arange(part.start, part.stop, device=state.device)  # (b,)
         self.batch_size = settings.batch_size

@@ -1,0 +1,193 @@
+"""What CUDA demands of the engine, held on a GPU that computes nothing (see ``fake_cuda``).
+
+Waits of the host, captures, compilations and kernels are PyTorch's own there; values are not, so no
+test here looks at one. The first test runs all others in a process that has such a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_training
+import torch
+from test_samplers import ALL, SHAPE, denoiser_for
+from tiny_training import tiny_images, tiny_settings
+from torch import Tensor
+
+from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.training.acceleration import make_step
+from ddpm_kedro.training.loop import model_spec
+from ddpm_kedro.training.precision import Precision
+from ddpm_kedro.training.state import LearningState
+from ddpm_kedro.training.step import LossModule, TrainingStep
+from ddpm_kedro.training.team import Team
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+IS_THERE = hasattr(ctypes.CDLL(None), "null_gpu_used")
+on_null_gpu = pytest.mark.skipif(not IS_THERE, reason="runs on the null GPU, by the first test")
+BF16 = Precision("bf16", "cuda", "")
+OPTIMIZERS = (
+    "Adam", "AdamW", "SGD", "Adagrad", "RMSprop", "NAdam", "RAdam", "Adamax", "Adadelta",
+)  # fmt: skip
+
+
+@pytest.mark.skipif(IS_THERE, reason="this is that process")
+@pytest.mark.skipif(torch.version.cuda is None, reason="a build of torch without CUDA")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_the_rules_hold_on_the_null_gpu() -> None:
+    command = [sys.executable, str(HERE / "fake_cuda.py"), "-m", "pytest", "-q", "-p",
+               "no:cacheprovider", f"{Path(__file__)}"]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "FAKE_CUDA_GPUS": "2"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout
+
+
+def state_of(device: int = 0, **changes: Any) -> LearningState:
+    settings = tiny_settings(**changes)
+    torch.manual_seed(0)
+    model = Model(model_spec(tiny_images(), settings))
+    model.network.to(torch.device("cuda", device))
+    return LearningState(model, settings)
+
+
+def eager_step(state: LearningState) -> TrainingStep:
+    return TrainingStep(state, LossModule(state.model.denoiser), BF16, Team())
+
+
+def take(step: Any, state: LearningState, count: int = 6) -> None:
+    """Steps as the engine takes them."""
+    images = torch.zeros((8, 1, 4, 4), dtype=torch.uint8, device=state.device)
+    for number in range(count):
+        torch.manual_seed(number)
+        state.set_rates()
+        step(images, None)
+        state.advance()
+
+
+class LookingNetwork(tiny_training.TinyNetwork):
+    """Reads a number back from the GPU, which no capture survives."""
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        float(x.sum())
+        return super().forward(x, t, labels)
+
+
+tiny_training.LookingNetwork = LookingNetwork
+
+
+@on_null_gpu
+def test_a_step_never_waits() -> None:
+    import fake_cuda
+
+    state = state_of()
+    step = eager_step(state)
+    take(step, state, 1)
+    images = torch.zeros((8, 1, 4, 4), dtype=torch.uint8, device=state.device)
+    with fake_cuda.record() as seen:
+        state.set_rates()
+        step(images, None)
+        state.advance()
+    assert not seen.waits
+    assert seen.kernels
+
+
+@on_null_gpu
+@pytest.mark.parametrize("name", ALL)
+def test_a_sampler_never_waits(name: str) -> None:
+    import fake_cuda
+
+    denoiser, rows = denoiser_for(name, "cuda"), torch.arange(4, device="cuda")
+    ALL[name]().sample(denoiser, SHAPE, rows, 0)
+    with fake_cuda.record() as seen:
+        ALL[name]().sample(denoiser, SHAPE, rows, 0)
+    assert not seen.waits
+
+
+@on_null_gpu
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_becomes_one_graph(optimizer: str, caplog: pytest.LogCaptureFixture) -> None:
+    import fake_cuda
+
+    caplog.set_level(logging.INFO)
+    state = state_of(optimizer={"type": f"torch.optim.{optimizer}", "lr": 1e-3})
+    step = make_step(state, BF16, Team())
+    take(step, state)
+    assert "one CUDA graph" in caplog.text
+    with fake_cuda.record() as seen:
+        take(step, state, 1)
+    assert not seen.waits
+    assert seen.kernels < 20  # what is left beside the graph
+
+
+@on_null_gpu
+def test_the_loss_is_compiled_once() -> None:
+    torch._dynamo.reset()
+    state = state_of()
+    loss = torch.compile(LossModule(state.model.denoiser), dynamic=False, backend="eager")
+    step = TrainingStep(state, loss, BF16, Team())
+    step.rehearse()
+    counted = torch._dynamo.utils.counters["stats"]
+    before = counted["unique_graphs"]
+    take(step, state, 2)
+    assert counted["unique_graphs"] == before > 0
+
+
+@on_null_gpu
+def test_after_a_failed_capture_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """Dropout draws from a generator that must not take itself to be captured still."""
+    stream = torch.cuda.current_stream()
+    state = state_of(backbone={"type": "tiny_training.LookingNetwork", "dropout": 0.5})
+    take(make_step(state, BF16, Team()), state, 8)
+    assert "going on without" in caplog.text
+    assert "previous error during capture" not in caplog.text  # the cause, not what came of it
+    assert torch.cuda.current_stream() == stream
+    torch.rand(3, device="cuda")
+
+
+@on_null_gpu
+def test_momentum_that_a_schedule_moves_is_not_frozen_into_a_graph(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cycle = {"type": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 0.01, "total_steps": 50}
+    state = state_of(lr_schedule=cycle)
+    take(make_step(state, BF16, Team()), state, 10)
+    assert "going on without: a schedule moves" in caplog.text
+
+
+@on_null_gpu
+def test_an_optimizer_that_is_not_capturable_runs_without_a_graph() -> None:
+    option = {"type": "torch.optim.Adam", "lr": 1e-3, "foreach": True, "capturable": False}
+    state = state_of(optimizer=option)
+    take(make_step(state, BF16, Team()), state)
+
+
+@on_null_gpu
+def test_a_tensor_on_the_wrong_device_is_an_error() -> None:
+    state = state_of(backbone={"type": "tiny_training.TinyNetwork", "device_mixup": True})
+    with pytest.raises(RuntimeError, match="device"):
+        take(eager_step(state), state, 1)
+
+
+@on_null_gpu
+def test_a_whole_training_runs_on_the_second_gpu(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = torch.cuda.current_device()
+    try:
+        receipts = tiny_training.run(tmp_path, device="cuda:1", precision="bf16")
+    finally:
+        torch.cuda.set_device(before)
+    assert receipts.model.path.is_file()
+    assert "one CUDA graph" in caplog.text
