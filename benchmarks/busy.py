@@ -75,7 +75,7 @@ def steps_of(network: str, num_lanes: int) -> tuple[Callable[[], None], Lanes]:
     model = Model(model_spec(ImageSet(pixels, None, ()), settings))
     model.network.train()
     state = LearningState(model, settings)
-    step = make_step(state, precision, Team(), steps_left=1_000_000, lanes=lanes)
+    step = make_step(state, precision, Team(), lanes=lanes)
     images = torch.from_numpy(pixels)
 
     def turn() -> None:

@@ -85,7 +85,7 @@ def test_no_memory_left_is_not_taken_for_a_failure_of_the_compiler(
     monkeypatch.setattr(torch, "compile", compiler)
     state = state_of(torch.device("cpu"), compile="on")
     call = {
-        "make_step": lambda: make_step(state, FP32, Team(), steps_left=10),
+        "make_step": lambda: make_step(state, FP32, Team()),
         "loss": lambda: CompiledLoss(LossModule(state.model.denoiser))(None, None, None, None),
     }[calls]
     with pytest.raises(torch.OutOfMemoryError):
