@@ -143,9 +143,12 @@ def test_done_is_done_and_another_choice_starts_beside_it(finished):
     assert again.returncode == 0, again.stderr
     assert "done" in again.stdout + again.stderr
     assert (finished / "06_models/model.safetensors").read_bytes() == before
-    other = kedro_run(finished, "--pipelines", "training", params="optimizer=sgd")
-    assert other.returncode == 0, other.stderr
+    report = (finished / "08_reporting/report.html").read_bytes()
+    other = kedro_run(finished, "--pipelines", "training,evaluation", params="optimizer=sgd")
+    assert other.returncode == 1  # it trains, and does not judge the first one's samples as its own
+    assert "run `kedro run --pipelines sampling,evaluation`" in other.stderr
     assert (finished / "06_models/model.safetensors").read_bytes() != before
+    assert (finished / "08_reporting/report.html").read_bytes() == report
     back = kedro_run(finished, "--pipelines", "training")
     assert back.returncode == 0, back.stderr
     assert (finished / "06_models/model.safetensors").read_bytes() == before

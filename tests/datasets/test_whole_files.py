@@ -173,3 +173,10 @@ def test_viz_learns_the_kind_of_preview_from_the_annotation(
     kind: type[AbstractDataset], name: str
 ) -> None:
     assert kind.preview.__annotations__["return"] == name
+
+
+def test_facts_that_need_not_be_there_load_as_none(tmp_path):
+    dataset = JSONFile(filepath=str(tmp_path / "file"), required=False)
+    assert dataset.load() is None
+    dataset.save({"a": 1})
+    assert dataset.load() == {"a": 1}

@@ -18,7 +18,7 @@ from ddpm_kedro import load_model as load_model_of_package
 from ddpm_kedro.diffusion.execution import Compiled, Tiled
 from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.model import Model, load_model, save_model
-from ddpm_kedro.diffusion.model_file import HEADER
+from ddpm_kedro.diffusion.model_file import HEADER, content_hash
 from ddpm_kedro.diffusion.model_spec import ModelSpec
 from ddpm_kedro.diffusion.samplers import DDIM
 from ddpm_kedro.diffusion.samplers.thresholding import StaticThreshold
@@ -574,3 +574,15 @@ class OwnNetwork(nn.Module):
         self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor | None = None
     ) -> torch.Tensor:
         return self.conv(x)
+
+
+def test_a_model_is_known_by_its_files_content_and_its_weights(path: Path, tmp_path: Path) -> None:
+    assert model().identity is None
+    identity = load_model(path, weights="raw").identity
+    assert identity == {"model": content_hash(path), "weights": "raw"}
+    sets = {"ema": model(0).network.state_dict(), "raw": model(1).network.state_dict()}
+    save_model(tmp_path / "again", model().spec, sets)
+    assert content_hash(tmp_path / "again") == identity["model"]
+    sets["ema"] = model(2).network.state_dict()
+    save_model(tmp_path / "other", model().spec, sets)
+    assert content_hash(tmp_path / "other") != identity["model"]

@@ -120,7 +120,7 @@ def test_little_data_make_a_shorter_page() -> None:
     bare = ImageSet(drawn(50, seed=1)[0])
     metrics, diagnostics = judged(drawn(30, seed=3)[0], train=bare)
     page = rendered(bare, training_log=[], previews={}, metrics=metrics, diagnostics=diagnostics)
-    assert "No points yet" in page
+    assert "There is no training log of this model" in page
     assert "Classes among" not in page
     assert "What was trained" not in page
     assert "the training images have no labels" in page
@@ -135,6 +135,13 @@ def test_a_diverged_model_gets_its_page_too() -> None:
     page = rendered(metrics=metrics, diagnostics=diagnostics)
     assert "not defined" in page
     assert "it came out as nan" in page
+
+
+def test_a_model_from_elsewhere_was_not_trained_on_these_images() -> None:
+    metrics, diagnostics = judged(drawn(30, seed=3)[0])
+    diagnostics["model"] = {**MODEL, "provenance": {"imported_from": "diffusers"}}
+    page = rendered(metrics=metrics, diagnostics=diagnostics)
+    assert "CompactUNet imported from diffusers and compared with 600 images" in page
 
 
 def test_leaves_of_nested_facts() -> None:

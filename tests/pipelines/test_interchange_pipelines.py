@@ -11,9 +11,11 @@ from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 
 from ddpm_kedro.datasets.diffusers_folder import DiffusersFolder
+from ddpm_kedro.datasets.json_file import JSONFile
 from ddpm_kedro.datasets.model_file import ModelFile
 from ddpm_kedro.diffusion.model import Model, save_model
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.cards import has_training_log
 from ddpm_kedro.pipelines import export_diffusers, import_diffusers
 
 
@@ -46,11 +48,16 @@ def test_out_and_back_gives_the_same_images(tmp_path: Path) -> None:
         ),
     )
     imported = ModelFile(filepath=str(tmp_path / "06_models" / "model.safetensors"))
-    catalog = DataCatalog({"diffusers_import": DiffusersFolder(path=folder), "model": imported})
+    card = JSONFile(filepath=str(tmp_path / "training_card.json"))
+    catalog = DataCatalog(
+        {"diffusers_import": DiffusersFolder(path=folder), "model": imported, "training_card": card}
+    )
     catalog["params:data_root"] = str(tmp_path)
     SequentialRunner().run(import_diffusers.create_pipeline(), catalog)
     images = imported.load().sample(4, num_steps=3)
     assert np.array_equal(images, model.sample(4))
+    # A report of it does without a training log
+    assert not has_training_log(card.load(), imported.load().identity["model"])
 
 
 def test_a_folder_that_nobody_named_is_asked_for() -> None:

@@ -14,12 +14,13 @@ from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.runner import SequentialRunner
 from torch import nn
 
-from ddpm_kedro.datasets.json_file import DiagnosticsFile, MetricsFile
+from ddpm_kedro.datasets.json_file import DiagnosticsFile, JSONFile, MetricsFile
 from ddpm_kedro.datasets.model_file import ModelFile
 from ddpm_kedro.datasets.numpy_file import NumpyFile
 from ddpm_kedro.datasets.png_image import PNGImage
 from ddpm_kedro.datasets.text_file import TextFile
 from ddpm_kedro.diffusion.model import Model, save_model
+from ddpm_kedro.diffusion.model_file import content_hash
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.framework.session import mistake_in
 from ddpm_kedro.images.grid import make_grid
@@ -67,7 +68,12 @@ def evaluation_parameters(**changes: Any) -> EvaluationParameters:
     )
 
 
-def tiny_model(conditional: bool = False, classes: tuple[str, ...] = ("even", "odd")) -> Model:
+def tiny_model(
+    conditional: bool = False,
+    classes: tuple[str, ...] = ("even", "odd"),
+    *,
+    provenance: dict[str, Any] | None = None,
+) -> Model:
     torch.manual_seed(0)
     model = Model.create(
         backbone={
@@ -85,7 +91,7 @@ def tiny_model(conditional: bool = False, classes: tuple[str, ...] = ("even", "o
         classes=classes,
         conditional=conditional,
         sampler=SAMPLER,
-        provenance={"optimizer": {"type": "torch.optim.SGD", "lr": 0.25}},
+        provenance=provenance or {"optimizer": {"type": "torch.optim.SGD", "lr": 0.25}},
     )
     with torch.no_grad():  # a fresh network is silent: let it say something that labels change
         for parameter in model.network.parameters():
@@ -98,10 +104,18 @@ def images(count: int, seed: int) -> ImageSet:
     return ImageSet(pixels, np.arange(count) % 2, ("even", "odd"))
 
 
+def publish_model(root: Path, **provenance: Any) -> None:
+    """What training and import do: a model file with two sets of weights, and its card."""
+    model = tiny_model(provenance=provenance)
+    weights = model.network.state_dict()
+    save_model(root / "model.safetensors", model.spec, {"ema": weights, "raw": weights})
+    card = {"model": content_hash(root / "model.safetensors"), "status": "new"}
+    (root / "training_card.json").write_text(json.dumps(card))
+
+
 @pytest.fixture
 def catalog(tmp_path: Path) -> DataCatalog:
-    model = tiny_model()
-    save_model(tmp_path / "model.safetensors", model.spec, {"ema": model.network.state_dict()})
+    publish_model(tmp_path)
     return DataCatalog(
         {
             "model": ModelFile(filepath=str(tmp_path / "model.safetensors")),
@@ -109,9 +123,15 @@ def catalog(tmp_path: Path) -> DataCatalog:
             "test_images": MemoryDataset(images(12, seed=2), copy_mode="assign"),
             "training_log": MemoryDataset([{"step": 1, "images_seen": 128, "loss": 0.5}]),
             "sample_previews": MemoryDataset({128: make_grid(images(4, seed=3).images)}),
+            "training_card": JSONFile(
+                filepath=str(tmp_path / "training_card.json"), required=False
+            ),
             "params:sampling": MemoryDataset(sampling_parameters()),
             "params:evaluation": MemoryDataset(evaluation_parameters()),
             "samples": NumpyFile(filepath=str(tmp_path / "samples.npy"), written_by="sampling"),
+            "samples_card": JSONFile(
+                filepath=str(tmp_path / "samples_card.json"), written_by="sampling,evaluation"
+            ),
             "sample_grid": PNGImage(filepath=str(tmp_path / "sample_grid.png")),
             "metrics": MetricsFile(filepath=str(tmp_path / "metrics.json")),
             "diagnostics": DiagnosticsFile(filepath=str(tmp_path / "diagnostics.json")),
@@ -141,6 +161,63 @@ def test_both_stages_write_what_the_contract_names(catalog: DataCatalog, tmp_pat
     assert "CompactUNet trained on 30 images of 8 x 8 pixels" in page
     assert "SGD(lr=0.25)" in page
     assert "after 128 images" in page
+    card = json.loads((tmp_path / "samples_card.json").read_text())
+    assert card["sampler"] == {**SAMPLER, "num_steps": 2}
+    assert (card["seed"], card["weights"], card["num_samples"]) == (5, "ema", 10)
+    assert "samples.sampler" in page
+
+
+def refusal(catalog: DataCatalog, node: str) -> str:
+    with pytest.raises(InputError) as caught:
+        SequentialRunner().run(evaluation.create_pipeline().only_nodes(node), catalog)
+    return str(caught.value)
+
+
+@pytest.fixture
+def evaluated(catalog: DataCatalog) -> DataCatalog:
+    SequentialRunner().run(sampling.create_pipeline() + evaluation.create_pipeline(), catalog)
+    return catalog
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_another_training_needs_other_samples(catalog: DataCatalog, tmp_path: Path) -> None:
+    before = (tmp_path / "metrics.json").read_bytes()
+    publish_model(tmp_path, step=8)  # other weights or another spec: another content hash
+    for node in ("evaluate_samples", "write_report"):
+        assert "run `kedro run --pipelines" in refusal(catalog, node)
+    assert (tmp_path / "metrics.json").read_bytes() == before
+    SequentialRunner().run(sampling.create_pipeline() + evaluation.create_pipeline(), catalog)
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_other_weights_of_one_file_share_the_log_and_not_the_samples(
+    catalog: DataCatalog, tmp_path: Path
+) -> None:
+    catalog["model"] = ModelFile(filepath=str(tmp_path / "model.safetensors"), weights="raw")
+    assert "weights ema, not raw" in refusal(catalog, "evaluate_samples")
+    SequentialRunner().run(sampling.create_pipeline() + evaluation.create_pipeline(), catalog)
+    assert "after 128 images" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_altered_or_unsigned_samples_are_refused(catalog: DataCatalog, tmp_path: Path) -> None:
+    path = tmp_path / "samples.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert "sampling,evaluation" in refusal(catalog, "evaluate_samples")
+    assert "--pipelines evaluation" in refusal(catalog, "write_report")
+    (tmp_path / "samples_card.json").unlink()
+    with pytest.raises(DatasetError, match="--pipelines sampling,evaluation"):
+        SequentialRunner().run(evaluation.create_pipeline(), catalog)
+
+
+def test_a_model_from_elsewhere_has_no_log(catalog: DataCatalog, tmp_path: Path) -> None:
+    (tmp_path / "training_card.json").unlink()  # the log beside it is of nobody knows what
+    SequentialRunner().run(sampling.create_pipeline() + evaluation.create_pipeline(), catalog)
+    page = (tmp_path / "report.html").read_text()
+    assert "There is no training log of this model" in page
+    assert "after 128 images" not in page
 
 
 def test_a_model_with_an_infinite_argument_is_reported(
@@ -150,6 +227,7 @@ def test_a_model_with_an_infinite_argument_is_reported(
     model = tiny_model()
     spec = replace(model.spec, loss_weight=weight)
     save_model(tmp_path / "model.safetensors", spec, {"ema": model.network.state_dict()})
+    (tmp_path / "training_card.json").unlink()  # that of the model before
     SequentialRunner().run(sampling.create_pipeline() + evaluation.create_pipeline(), catalog)
     assert "MinSNRWeight(gamma=Infinity)" in (tmp_path / "report.html").read_text()
 
@@ -163,8 +241,8 @@ def test_evaluation_before_sampling_says_what_to_run(catalog: DataCatalog) -> No
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
 def test_bytes_of_samples_do_not_depend_on_the_batch_size(batch_size: int) -> None:
     model = tiny_model()
-    expected = sampling.nodes.sample_images(model, sampling_parameters())
-    found = sampling.nodes.sample_images(model, sampling_parameters(batch_size=batch_size))
+    expected = sampling.nodes.sample_images(model, sampling_parameters())[0]
+    found = sampling.nodes.sample_images(model, sampling_parameters(batch_size=batch_size))[0]
     np.testing.assert_array_equal(found, expected)
 
 
@@ -189,18 +267,18 @@ def test_both_stages_compute_in_the_precision_that_auto_chooses(
 
 def test_a_seed_decides_the_samples_and_more_of_them_begin_alike() -> None:
     model = tiny_model()
-    ten = sampling.nodes.sample_images(model, sampling_parameters())
-    more = sampling.nodes.sample_images(model, sampling_parameters(num_samples=13))
-    other = sampling.nodes.sample_images(model, sampling_parameters(seed=6))
+    ten = sampling.nodes.sample_images(model, sampling_parameters())[0]
+    more = sampling.nodes.sample_images(model, sampling_parameters(num_samples=13))[0]
+    other = sampling.nodes.sample_images(model, sampling_parameters(seed=6))[0]
     np.testing.assert_array_equal(more[:10], ten)
     assert (other != ten).any()
 
 
 def test_a_conditional_model_follows_its_label() -> None:
     model = tiny_model(conditional=True)
-    turns = sampling.nodes.sample_images(model, sampling_parameters())
-    even = sampling.nodes.sample_images(model, sampling_parameters(label="even"))
-    guided = sampling.nodes.sample_images(model, sampling_parameters(guidance=3.0))
+    turns = sampling.nodes.sample_images(model, sampling_parameters())[0]
+    even = sampling.nodes.sample_images(model, sampling_parameters(label="even"))[0]
+    guided = sampling.nodes.sample_images(model, sampling_parameters(guidance=3.0))[0]
     np.testing.assert_array_equal(turns[::2], even[::2])
     assert (turns[1::2] != even[1::2]).any()
     assert (guided != turns).any()
@@ -223,7 +301,7 @@ def test_a_label_is_a_name_before_it_is_a_number(
     classes: tuple[str, ...], label: int | str, meant: str
 ) -> None:
     model = tiny_model(conditional=True, classes=classes)
-    drawn = sampling.nodes.sample_images(model, sampling_parameters(label=label))
+    drawn, _ = sampling.nodes.sample_images(model, sampling_parameters(label=label))
     expected = model.sample(10, seed=5, num_steps=2, labels=classes.index(meant))
     np.testing.assert_array_equal(drawn, expected)
     assert (drawn != model.sample(10, seed=5, num_steps=2)).any()
@@ -256,7 +334,7 @@ def test_the_model_s_own_sampler_draws_unless_another_is_asked_for(
 ) -> None:
     caplog.set_level("INFO")
     model = tiny_model()
-    found = sampling.nodes.sample_images(
+    found, _ = sampling.nodes.sample_images(
         model, sampling_parameters(sampler=asked, num_steps=num_steps)
     )
     np.testing.assert_array_equal(found, model.sample(10, seed=5, sampler=drawn))

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 
 class JSONFile(WholeFile[Any, Any]):
-    """One JSON file in UTF-8, indented for a person; Kedro-Viz shows it."""
+    """One JSON file in UTF-8, indented for a person; Kedro-Viz shows it.
+
+    Args:
+        required: whether a load fails where there is no file; else it gives None.
+        options: those of :class:`WholeFile`.
+    """
+
+    def __init__(self, *, required: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self._required = required
 
     def load(self) -> Any:
         """What the file holds.
@@ -23,6 +32,8 @@ class JSONFile(WholeFile[Any, Any]):
         Raises:
             InputError: there is no file yet, or it is not JSON.
         """
+        if not self._required and not self._exists():
+            return None
         path = self._existing()
         try:
             return json.loads(path.read_bytes())

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset
 
-from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt, atomic_write
 
 if TYPE_CHECKING:
@@ -30,18 +29,10 @@ class JSONLines(AbstractDataset):
         self.metadata = metadata
 
     def load(self) -> list[dict[str, Any]]:
-        """The records in order.
-
-        Raises:
-            InputError: there is no log yet.
-        """
+        """The records in order; none where there is no log, as beside a model from elsewhere."""
         from ddpm_kedro.training.tracker import read_log
 
-        if not self._filepath.is_file():
-            raise InputError(
-                f"no training log at {self._filepath}: run `kedro run --pipelines training` first"
-            )
-        return read_log(self._filepath)
+        return read_log(self._filepath) if self._filepath.is_file() else []
 
     def save(self, data: Receipt) -> None:
         """Publish the log that training wrote, in one rename.

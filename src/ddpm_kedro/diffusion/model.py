@@ -47,6 +47,8 @@ class Model:
         spec: as given.
         network: the backbone, a ``torch.nn.Module``.
         denoiser: estimate of x_0 from (x_t, t, labels), see :class:`Denoiser`.
+        identity: ``{"model": content hash of its file, "weights": name of the set}``, None for a
+            model that was made and not loaded.
 
     Raises:
         InputError: an option that cannot be built, or an objective that its schedule forbids.
@@ -59,6 +61,7 @@ class Model:
         trusted: Sequence[str] | None = None,
     ) -> None:
         self.spec = spec
+        self.identity: dict[str, str] | None = None
         schedule = spec.build("noise_schedule", trusted)
         objective = spec.build("objective", trusted)
         loss_weight = spec.build("loss_weight", trusted) if spec.loss_weight else None
@@ -307,7 +310,9 @@ def load_model(
             if name.startswith(prefix)
         }
         fill(network, state)
-        return Model(spec, network.to(device).eval(), trusted)
+        model = Model(spec, network.to(device).eval(), trusted)
+        model.identity = {"model": header["sha256"], "weights": weights}
+        return model
     except InputError as error:
         raise InputError(f"model file {path}: {error}") from error
 

@@ -66,6 +66,15 @@ def save_model(
         file.write(data)
 
 
+def content_hash(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 over spec and tensors that stands in a model file's header.
+
+    It is read and not proven, which :func:`read_model_file` does.
+    """
+    with safetensors.safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()[HEADER])["sha256"]
+
+
 def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and all tensors of a model file, proven unaltered."""
     try:

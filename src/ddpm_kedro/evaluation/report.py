@@ -37,15 +37,16 @@ def render_report(
     Args:
         samples: uint8 (N, C, H, W).
         train: the images the model learned from, shown beside the samples.
-        training_log: records of the training, see the tracker.
+        training_log: records of the training, see the tracker; may be empty.
         previews: grids of samples by training images seen; may be empty.
         metrics, diagnostics: what the evaluation found; ``diagnostics["model"]`` is the model's
-            spec.
+            spec, ``diagnostics["evaluated"]["samples"]`` the samples' card.
 
     Returns:
         HTML with inline styles, pictures and charts; it loads nothing and runs no script.
     """
     model = diagnostics.get("model", {})
+    drawn = diagnostics.get("evaluated", {}).get("samples", {})
     sections = [
         _cards(metrics, training_log),
         _pictures(samples, train),
@@ -53,13 +54,13 @@ def render_report(
         _memorisation(samples, train, diagnostics),
         _denoising(metrics, diagnostics),
         _classes(metrics, diagnostics),
-        _model_table(model),
+        _model_table(model, drawn),
         _metrics_table(metrics),
     ]
     name = _short_type(model.get("backbone", {}))
     channels, height, width = train.image_shape
     lead = (
-        f"{name or 'A model'} trained on {len(train):,} images of {height} x {width} pixels, "
+        f"{name or 'A model'} {_origin(model)} {len(train):,} images of {height} x {width} pixels, "
         f"{'grey' if channels == 1 else 'colour'}; judged on {metrics['num_samples']:,} samples "
         f"and {metrics['num_held_out_images']:,} images it never saw."
     )
@@ -72,6 +73,11 @@ def render_report(
         + "\n<footer>Written by ddpm_kedro from the run's own data.</footer>\n"
         "</main>\n</body>\n</html>\n"
     )
+
+
+def _origin(model: Mapping[str, Any]) -> str:
+    imported = model.get("provenance", {}).get("imported_from")
+    return f"imported from {imported} and compared with" if imported else "trained on"
 
 
 def _cards(metrics: Mapping[str, Any], training_log: Sequence[Mapping[str, Any]]) -> str:
@@ -147,6 +153,8 @@ def _pictures(samples: np.ndarray, train: ImageSet) -> str:
 def _training(
     training_log: Sequence[Mapping[str, Any]], previews: Mapping[int, Image.Image]
 ) -> str:
+    if not training_log:
+        return _section("Training", "There is no training log of this model.")
     shown = sorted(previews)
     if len(shown) > MOST_PREVIEWS:
         places = np.linspace(0, len(shown) - 1, MOST_PREVIEWS).round().astype(int)
@@ -245,9 +253,10 @@ def _meaning(name: str, value: Any) -> str:
     return f"{value}. {text}" if isinstance(value, str) else text
 
 
-def _model_table(model: Mapping[str, Any]) -> str:
+def _model_table(model: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
     facts = {key: value for key, value in model.items() if key != "provenance"}
     facts |= model.get("provenance", {})
+    facts |= {"samples": drawn}
     rows = "".join(
         f"<tr><th><code>{html.escape(key)}</code></th><td><code>{html.escape(value)}</code></td></tr>"
         for key, value in flattened(facts)
@@ -256,7 +265,7 @@ def _model_table(model: Mapping[str, Any]) -> str:
         return ""
     return _section(
         "What was trained",
-        "The model's own spec and provenance, as its file carries them.",
+        "The model's own spec and provenance, as its file carries them, and how it was sampled.",
         f"<table>{rows}</table>",
     )
 

@@ -11,6 +11,12 @@ from PIL import Image
 
 from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.evaluation.cards import (
+    check_evaluation,
+    check_samples,
+    evaluation_card,
+    has_training_log,
+)
 from ddpm_kedro.evaluation.evaluate import evaluate
 from ddpm_kedro.evaluation.report import render_report
 from ddpm_kedro.images.imageset import ImageSet
@@ -20,6 +26,7 @@ from ddpm_kedro.training.precision import choose_device, choose_precision
 
 def evaluate_samples(
     samples: np.ndarray,
+    samples_card: Mapping[str, Any],
     train_images: ImageSet,
     test_images: ImageSet,
     model: Model,
@@ -29,8 +36,12 @@ def evaluate_samples(
 
     Returns:
         metrics: flat numbers, see :mod:`ddpm_kedro.evaluation.metric_names`; diagnostics: plain
-        data for the report, what the model is included.
+        data for the report, what the model is included, and what was judged.
+
+    Raises:
+        InputError: samples, model and training images do not belong together.
     """
+    check_samples(samples_card, samples, model, train_images)
     device = choose_device(parameters.device)
     metrics, diagnostics = evaluate(
         samples,
@@ -49,7 +60,8 @@ def evaluate_samples(
     )
     # An infinite argument becomes its name: the file is JSON, which has no infinity.
     spec = json.loads(json.dumps(model.spec.to_dict()), parse_constant=str)
-    return metrics, {**diagnostics, "model": spec}
+    evaluated = evaluation_card(samples_card, metrics, train_images)
+    return metrics, {**diagnostics, "model": spec, "evaluated": evaluated}
 
 
 def write_report(
@@ -57,8 +69,17 @@ def write_report(
     train_images: ImageSet,
     training_log: Sequence[Mapping[str, Any]],
     sample_previews: Mapping[int, Image.Image],
+    training_card: Mapping[str, Any] | None,
     metrics: Mapping[str, Any],
     diagnostics: Mapping[str, Any],
 ) -> str:
-    """One self-contained HTML page on what was trained and how good it is."""
+    """One self-contained HTML page on what was trained and how good it is.
+
+    Raises:
+        InputError: the evaluation is of other samples, or the training log of another model.
+    """
+    evaluated = diagnostics.get("evaluated", {})
+    check_evaluation(evaluated, samples, metrics, train_images)
+    if not has_training_log(training_card, evaluated["samples"]["model"]):
+        training_log, sample_previews = [], {}
     return render_report(samples, train_images, training_log, sample_previews, metrics, diagnostics)

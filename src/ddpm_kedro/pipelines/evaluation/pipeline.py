@@ -13,7 +13,14 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 evaluate_samples,
-                inputs=["samples", "train_images", "test_images", "model", "params:evaluation"],
+                inputs=[
+                    "samples",
+                    "samples_card",
+                    "train_images",
+                    "test_images",
+                    "model",
+                    "params:evaluation",
+                ],
                 outputs=["metrics", "diagnostics"],
                 name="evaluate_samples",
                 tags=["gpu"],
@@ -25,6 +32,7 @@ def create_pipeline() -> Pipeline:
                     "train_images",
                     "training_log",
                     "sample_previews",
+                    "training_card",
                     "metrics",
                     "diagnostics",
                 ],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.evaluation.cards import samples_card
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.parameters import SamplingParameters
 from ddpm_kedro.training.precision import choose_device, choose_precision
@@ -16,34 +18,48 @@ from ddpm_kedro.training.precision import choose_device, choose_precision
 logger = logging.getLogger(__name__)
 
 
-def sample_images(model: Model, parameters: SamplingParameters) -> np.ndarray:
+def sample_images(
+    model: Model, parameters: SamplingParameters
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Draw images; the weights were chosen when the model was loaded.
 
     Returns:
-        uint8 (N, C, H, W), values 0..255. Image i depends on the seed and i, not on batch_size.
+        uint8 (N, C, H, W), values 0..255 (image i depends on the seed and i, not on batch_size);
+        their card, which says who made them and how.
     """
     device = choose_device(parameters.device)
-    logger.info("drawing %d images with %s", parameters.num_samples, _way(model, parameters))
-    return model.sample(
+    precision = choose_precision(parameters.precision, device).name
+    sampler = model.drawn_with(parameters.sampler, parameters.num_steps)
+    logger.info("drawing %d images with %s", parameters.num_samples, _way(sampler, parameters))
+    samples = model.sample(
         parameters.num_samples,
         seed=parameters.seed,
-        sampler=parameters.sampler,
-        num_steps=parameters.num_steps,
+        sampler=sampler,
         batch_size=parameters.batch_size,
         labels=_class_asked(parameters.label, model.spec.classes),
         guidance=parameters.guidance,
         device=device,
-        precision=choose_precision(parameters.precision, device).name,
+        precision=precision,
         progress=True,
     )
+    card = samples_card(
+        samples,
+        model,
+        num_samples=parameters.num_samples,
+        seed=parameters.seed,
+        sampler=sampler,
+        guidance=parameters.guidance,
+        label=parameters.label,
+        precision=precision,
+    )
+    return samples, card
 
 
-def _way(model: Model, parameters: SamplingParameters) -> str:
+def _way(sampler: Mapping[str, Any], parameters: SamplingParameters) -> str:
     """Which sampler draws, in how many steps, and who says so."""
-    option = model.drawn_with(parameters.sampler, parameters.num_steps)
-    name = option["type"].rpartition(".")[2]
+    name = sampler["type"].rpartition(".")[2]
     whose = "the model's own sampler" if parameters.sampler is None else "as asked"
-    return f"{name}, {whose}, in {option.get('num_steps', 'its own')} steps" + (
+    return f"{name}, {whose}, in {sampler.get('num_steps', 'its own')} steps" + (
         "" if parameters.num_steps is None else " (sampling.num_steps)"
     )
 

@@ -8,13 +8,13 @@ from ddpm_kedro.pipelines.sampling.nodes import draw_grid, sample_images
 
 
 def create_pipeline() -> Pipeline:
-    """model -> samples, sample_grid."""
+    """model -> samples, samples_card, sample_grid."""
     return Pipeline(
         [
             node(
                 sample_images,
                 inputs=["model", "params:sampling"],
-                outputs="samples",
+                outputs=["samples", "samples_card"],  # the card last, as in training
                 name="sample_images",
                 tags=["gpu"],
             ),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ddpm_kedro.diffusion.model_file import content_hash
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.parameters import TrainingParameters
@@ -16,12 +19,14 @@ def train_model(
     checkpoints: CheckpointStore,
     tracker: Tracker,
     parameters: TrainingParameters,
-) -> tuple[Receipt, Receipt, Receipt]:
+) -> tuple[Receipt, Receipt, Receipt, dict[str, Any]]:
     """Train, resume or find the training already done.
 
     Returns:
-        receipts of the model file, the training log and the folder of previews.
+        receipts of the model file, the training log and the folder of previews; then the card that
+        says which model they are of.
     """
     settings = TrainingSettings(**parameters.model_dump())
     receipts = train(train_images, checkpoints, tracker, settings)
-    return receipts.model, receipts.training_log, receipts.sample_previews
+    card = {"model": content_hash(receipts.model.path), **receipts.training_log.facts}
+    return receipts.model, receipts.training_log, receipts.sample_previews, card
