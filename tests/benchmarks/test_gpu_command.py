@@ -1,4 +1,4 @@
-"""The command for a GPU, end to end with small sizes: on the CPU, on the GPU that computes nothing."""
+"""The command for a GPU, end to end with small sizes: on a CPU, on a GPU that computes nothing."""
 
 from __future__ import annotations
 
