@@ -22,7 +22,8 @@ import torch
 import ddpm_kedro
 from ddpm_kedro.files import atomic_write
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "torchvision", "numpy", "diffusers", "denoising-diffusion-pytorch",
             "accelerate", "ema-pytorch", "scikit-learn")  # fmt: skip
 PRODUCT_SIDE = {"cuda": 8192, "cpu": 1536}

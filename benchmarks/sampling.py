@@ -194,10 +194,9 @@ def table_of(result: dict[str, Any]) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """See the module."""
-    device = chosen_device()
-    on_gpu = device.type == "cuda"
+def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    on_gpu = chosen_device().type == "cuda"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="ddpm", choices=list(trainers.NETWORKS))
     parser.add_argument("--num-steps", type=int, default=20)
@@ -208,7 +207,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--whole", type=int, default=0, help="time so many images once, at the end")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """See the module."""
+    options = options_from(arguments)
+    device = chosen_device()
     facts = {"machine": machine(device), "versions": versions()}
     result = measure(options)
     print(f"\n{table_of(result)}\n", flush=True)

@@ -45,7 +45,13 @@ NETWORKS = {
         "type": f"{OURS}.diffusion.backbones.DDPMUNet",
         "base_channels": 64, "channel_mults": [1, 1], "blocks_per_level": 1, "dropout": 0.1,
     },
+    "ddpm_tiny": {
+        "type": f"{OURS}.diffusion.backbones.DDPMUNet",
+        "base_channels": 32, "channel_mults": [1, 1], "blocks_per_level": 1, "dropout": 0.1,
+        "num_groups": 16,
+    },
 }  # fmt: skip
+LUCIDRAINS = ("denoising_diffusion_pytorch", "accelerate", "ema_pytorch", "einops")
 NUM_IMAGES = {"cpu": 2048, "cuda": 25_600}  # an epoch is longer than a measurement
 Step = Callable[[], None]
 

@@ -96,8 +96,7 @@ def builders(
                 {"precision": "bf16", "setting": "tuned and compiled"},
                 script(mixed_precision="bf16", tuned=True, compile=True),
             )
-    peer = ["denoising_diffusion_pytorch", "accelerate", "ema_pytorch", "einops"]
-    if network.startswith("ddpm") and not trainers.missing(peer):
+    if network.startswith("ddpm") and not trainers.missing(trainers.LUCIDRAINS):
         table |= {
             "lucidrains": ({"precision": "fp32", "setting": "as it ships"}, lucidrains(False)),
             "lucidrains bf16": ({"precision": "bf16", "setting": "amp=True"}, lucidrains(True)),
@@ -228,8 +227,8 @@ def alone(options: argparse.Namespace) -> None:
         print(peak_host_bytes(), flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """See the module."""
+def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=["ddpm", "homework"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=None)
@@ -243,7 +242,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--alone", default=None, help=argparse.SUPPRESS)
     parser.add_argument("--name", default=None, help="of the results file")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """See the module."""
+    options = options_from(arguments)
     device = chosen_device()
     if options.batch_sizes is None:
         options.batch_sizes = [128, 512] if device.type == "cuda" else [16]
