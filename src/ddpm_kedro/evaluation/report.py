@@ -62,7 +62,7 @@ def render_report(
     lead = (
         f"{name or 'A model'} {_origin(model)} {len(train):,} images of {height} x {width} pixels, "
         f"{'grey' if channels == 1 else 'colour'}; judged on {metrics['num_samples']:,} samples "
-        f"and {metrics['num_held_out_images']:,} images it never saw."
+        f"and {metrics['num_held_out_images']:,} held-out images."
     )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
