@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
 # The nets here are tiny: one thread is as fast as two alone, and many times faster on a busy
 # machine. Set before torch is imported, and inherited by the commands that tests start.
@@ -13,6 +15,13 @@ import torch
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # no usage data from a test run
 os.environ.setdefault("WANDB_MODE", "disabled")  # tests of the W&B hook choose their own mode
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_loggers() -> Iterator[None]:
+    """A run in this process sets them, as conf/logging.yml says; the next test expects none set."""
+    yield
+    logging.getLogger("ddpm_kedro").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(
