@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from torch import nn
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 WELL_KNOWN = ("ddpm_kedro.", "torch.nn.")
+SWITCH_SECONDS = 1e-3  # how long a lane waits for Python's lock before it asks for it; usual: 5e-3
 
 _of_this_thread = threading.local()
 
@@ -39,6 +41,7 @@ class Lanes:
         self.count = count
         self.threads = min(count, threads or torch.get_num_threads())
         self._pool: ThreadPoolExecutor | None = None
+        self._usual_interval = 0.0
 
     def __enter__(self) -> Lanes:
         return self
@@ -51,6 +54,7 @@ class Lanes:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+            sys.setswitchinterval(self._usual_interval)
             # Theirs became torch's setting for threads to come; make it ours again.
             torch.set_num_threads(torch.get_num_threads())
 
@@ -90,6 +94,8 @@ class Lanes:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads, "lane", initializer=_begin_lane)
+            self._usual_interval = sys.getswitchinterval()
+            sys.setswitchinterval(SWITCH_SECONDS)
         modes = _Modes()
         futures: deque[Future[Result]] = deque(
             self._pool.submit(modes.run, work, piece) for piece in pieces
