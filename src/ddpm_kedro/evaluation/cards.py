@@ -17,8 +17,8 @@ from ddpm_kedro.errors import InputError
 from ddpm_kedro.images.imageset import ImageSet
 
 IMPORTED = "imported"  # the status of a model that came without a training log
-DRAW_AGAIN = "run `kedro run --pipelines sampling,evaluation` with the same --params"
-JUDGE_AGAIN = "run `kedro run --pipelines evaluation` with the same --params"
+DRAW_AGAIN = "run `kedro run --pipelines sampling,evaluation` with the same --env and --params"
+JUDGE_AGAIN = "run `kedro run --pipelines evaluation` with the same --env and --params"
 
 
 def samples_card(samples: np.ndarray, model: Model, **drawn: Any) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def has_training_log(training_card: Mapping[str, Any] | None, model: str | None)
     if training_card.get("model") != model:
         raise InputError(
             "the training log and previews are of another model than the metrics: run `kedro run "
-            "--pipelines training,sampling,evaluation` with the same --params, or remove "
+            "--pipelines training,sampling,evaluation` with the same --env and --params, or remove "
             "training_card.json to report a model from elsewhere without a log"
         )
     return training_card.get("status") != IMPORTED
