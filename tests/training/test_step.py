@@ -224,7 +224,7 @@ def test_workers_slices_make_up_the_batch() -> None:
     for rank in range(3):
         part = Team(rank, 3).part_of(8)
         share = TrainingStep(state, step.loss, FP32, Team(rank, 3))
-        x0, t, noise, _ = share._draw(batch()[part], None, slice(0, part.stop - part.start))
+        x0, t, noise, _ = share.draws_of(batch()[part], None, slice(0, part.stop - part.start))
         state.optimizer.zero_grad()
         (step.loss(x0, t, noise, None).sum() / 8).backward()
         gradients.append([parameter.grad.clone() for parameter in state.parameters])
