@@ -18,6 +18,12 @@ os.environ.setdefault("WANDB_MODE", "disabled")  # tests of the W&B hook choose 
 
 
 @pytest.fixture(autouse=True)
+def _exact_products() -> None:
+    """cuDNN may take TF32 for one side of a comparison in fp32 only."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@pytest.fixture(autouse=True)
 def _levels_of_loggers() -> Iterator[None]:
     """A run in this process sets them, as conf/logging.yml says; the next test expects none set."""
     yield

@@ -7,11 +7,13 @@ test here looks at one. The first test runs all others in a process that has suc
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from tiny_training import tiny_images, tiny_settings
 from torch import Tensor
 
 from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.errors import InputError
 from ddpm_kedro.training.acceleration import make_step
 from ddpm_kedro.training.loop import model_spec
+from ddpm_kedro.training.memory import FittingStep
 from ddpm_kedro.training.precision import Precision
 from ddpm_kedro.training.state import LearningState
 from ddpm_kedro.training.step import LossModule, TrainingStep
@@ -170,6 +174,39 @@ def test_an_optimizer_that_is_not_capturable_runs_without_a_graph() -> None:
     option = {"type": "torch.optim.Adam", "lr": 1e-3, "foreach": True, "capturable": False}
     state = state_of(optimizer=option)
     take(make_step(state, BF16, Team()), state)
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """750 MB more than is in use, of which one image at a time takes about 500, and eight 950."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 750e6) / total)
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+LARGE = {"type": "tiny_training.TinyNetwork", "width": 1 << 20}
+
+
+@on_null_gpu
+@pytest.mark.usefixtures("little_memory")
+def test_out_of_memory_halves_the_images_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
+    state = state_of(backbone=LARGE, optimizer={"type": "torch.optim.SGD", "lr": 0.0})
+    step = FittingStep(state, BF16, Team())
+    take(step, state)
+    assert 1 <= step.rows < 8
+    assert f"going on with {step.rows}, and the same draws" in caplog.text
+    assert state.step == 6
+
+
+@on_null_gpu
+@pytest.mark.usefixtures("little_memory")
+def test_out_of_memory_is_one_line_where_a_micro_batch_was_asked_for() -> None:
+    state = state_of(backbone=LARGE, micro_batch_size=8)
+    with pytest.raises(InputError, match=r"out of memory on cuda.* 8 images .*micro_batch_size="):
+        take(FittingStep(state, BF16, Team()), state)
 
 
 @on_null_gpu

@@ -93,7 +93,7 @@ def test_draws_are_pixels_levels_and_normal_noise_of_the_step(device: torch.devi
     drawn = []
     for number in (0, 1):
         state.counters["step"].fill_(number)
-        x0, t, noise, labels = step._draw(batch(device), None, slice(0, 8))
+        x0, t, noise, labels = step.draws_of(batch(device), None, slice(0, 8))
         levels = [values.flatten(1).sort(1).values for values in (x0, normalise(batch(device)))]
         torch.testing.assert_close(*levels, rtol=0, atol=0)  # flips move pixels, no more
         assert labels is None
@@ -107,7 +107,7 @@ def test_the_loss_is_the_mean_over_the_batch(device: torch.device) -> None:
     before = copy.deepcopy(state.network)
     step(batch(device), None)
     state.counters["step"].zero_()
-    x0, t, noise, _ = step._draw(batch(device), None, slice(0, 8))
+    x0, t, noise, _ = step.draws_of(batch(device), None, slice(0, 8))
     state.model.denoiser.network = before
     with torch.no_grad():
         expected = state.model.denoiser.loss(x0, t, noise).mean()
@@ -224,11 +224,11 @@ def test_workers_slices_make_up_the_batch() -> None:
     for rank in range(3):
         part = Team(rank, 3).part_of(8)
         share = TrainingStep(state, step.loss, FP32, Team(rank, 3))
-        x0, t, noise, _ = share._draw(batch()[part], None, slice(0, part.stop - part.start))
+        x0, t, noise, _ = share.draws_of(batch()[part], None, slice(0, part.stop - part.start))
         state.optimizer.zero_grad()
         (step.loss(x0, t, noise, None).sum() / 8).backward()
         gradients.append([parameter.grad.clone() for parameter in state.parameters])
-    x0, t, noise, _ = step._draw(batch(), None, slice(0, 8))
+    x0, t, noise, _ = step.draws_of(batch(), None, slice(0, 8))
     state.optimizer.zero_grad()
     step.loss(x0, t, noise, None).mean().backward()
     for parameter, *parts in zip(state.parameters, *gradients, strict=True):
@@ -356,4 +356,4 @@ def test_labels_are_dropped_row_by_row() -> None:
 
 def _labels_of(state: LearningState, step: TrainingStep, labels: Tensor, number: int) -> Tensor:
     state.counters["step"].fill_(number)
-    return step._draw(batch(), labels, slice(0, 8))[3]
+    return step.draws_of(batch(), labels, slice(0, 8))[3]

@@ -18,7 +18,7 @@ from ddpm_kedro.diffusion.guidance import ClassifierFreeGuidance
 from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.model_file import fill, read_model_file, save_model
 from ddpm_kedro.diffusion.model_spec import KINDS, OWN_MODULES, ModelSpec, vet
-from ddpm_kedro.diffusion.precision import PRECISIONS, autocast
+from ddpm_kedro.diffusion.precision import PRECISIONS, autocast, product_mode
 from ddpm_kedro.diffusion.samplers import Sampler
 from ddpm_kedro.diffusion.samplers.usual import USUAL_SAMPLERS, drawn_with
 from ddpm_kedro.diffusion.timing import seconds_of_sampling
@@ -192,6 +192,7 @@ class Model:
         shown = progress is True
         with (
             autocast(precision, device.type),
+            product_mode(precision),
             kept_heap(),
             lanes,
             Progress(num_samples, "images", "sampling", silent=not shown) as bar,
@@ -206,6 +207,7 @@ class Model:
                     f"takes about {duration(seconds)}",
                     predicted={"sampling": seconds},
                 )
+            drawn: tuple[int, Tensor] | None = None
             for first in firsts:
                 count = min(batch_size, num_samples - first)
                 share = count / solver.num_steps
@@ -219,7 +221,11 @@ class Model:
                     device=device,
                     on_step=lambda number, x, share=share: on_step(share),
                 )
-                images[first : first + count] = quantise(batch[:count]).cpu().numpy()
+                # Read back when the next batch is queued, so that a GPU never waits for the host.
+                if drawn is not None:
+                    images[drawn[0] : first] = drawn[1].cpu().numpy()
+                drawn = first, quantise(batch[:count])
+            images[drawn[0] :] = drawn[1].cpu().numpy()
         return images
 
     def _solver(

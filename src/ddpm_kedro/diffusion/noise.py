@@ -79,9 +79,10 @@ def _words(
     block = torch.arange((count + 3) // 4, device=device, dtype=torch.int64)
     if isinstance(step, int):  # filled on the device: a copy of a host's number would be a wait
         step = torch.full((), step, device=device, dtype=torch.int64)
-    # 24 bits of the fourth word extend the step, 8 name the stream.
+    # 24 bits of the fourth word extend the step, 8 name the stream. The zero makes of the first a
+    # sum of tensors for a compiler, which would compute with a bare range in 32 bits.
     counter = (
-        block[None, :],
+        block[None, :] + (step & 0).reshape(1, 1),
         (rows & _MASK)[:, None],
         (step & _MASK).reshape(1, 1),
         (((step >> 32) & 0xFFFFFF) << 8 | int(stream)).reshape(1, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,3 +27,17 @@ def autocast(
     if not enabled and not torch.amp.is_autocast_available(device_type):  # the meta device
         return contextlib.nullcontext()
     return torch.autocast(device_type, dtype or torch.bfloat16, enabled=enabled, **options)
+
+
+@contextlib.contextmanager
+def product_mode(precision: str) -> Iterator[None]:
+    """TF32 for the fp32 products left beside half precision; exact fp32 for ``fp32``."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    wanted = precision != "fp32"
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    torch.backends.cudnn.allow_tf32 = wanted
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

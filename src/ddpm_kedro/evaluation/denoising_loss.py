@@ -12,7 +12,7 @@ from ddpm_kedro.diffusion.execution import tiled
 from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.noise import Stream, normal
 from ddpm_kedro.diffusion.noise_schedule import perturb, real_dtype
-from ddpm_kedro.diffusion.precision import autocast
+from ddpm_kedro.diffusion.precision import autocast, product_mode
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.pixels import normalise
@@ -113,7 +113,7 @@ def denoising_loss(
                 noise = normal(seed, Stream.HELD_OUT, level, rows, x0.shape[1:], device=device)
                 time = times[level].to(dtype=real_dtype(device)).to(device).expand(len(rows))
                 noisy = perturb(x0, noise, schedule.alpha(time), schedule.sigma(time))
-                with autocast(precision, device_type):
+                with autocast(precision, device_type), product_mode(precision):
                     estimate = denoiser(noisy, time, given)
                 error = (estimate - x0).square().flatten(1).mean(1)  # (B,)
                 sums[level] += error.cpu().to(torch.float64).sum()

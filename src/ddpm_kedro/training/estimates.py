@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 
 from ddpm_kedro.construction import build
-from ddpm_kedro.diffusion.cost import TRAINING_PASSES, cost_of, network_calls
+from ddpm_kedro.diffusion.cost import TRAINING_PASSES, Cost, cost_of, network_calls
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.progress import duration
 from ddpm_kedro.training.pace import TIMED_STEPS, Pace
@@ -113,19 +113,23 @@ def describe_cost(state: LearningState, rows: int, precision: Precision) -> str:
     """
     try:
         cost = cost_of(state.network, state.model.spec.image_shape, precision.name)
-    except InputError as error:  # the network needs values, and on meta there are none
+    except InputError as error:  # the network needs values, and fake tensors have none
         parameters = sum(parameter.numel() for parameter in state.parameters)
         return f"{parameters:,} parameters; no estimate of cost ({error})"
-    group = state.optimizer.param_groups[0]
-    slots = 2 if "betas" in group else int(bool(group.get("momentum")))
-    memory_bytes = cost.training_bytes(
-        rows, num_averages=len(state.ema.averages), optimizer_slots=slots
-    )
+    memory_bytes = training_bytes(state, rows, cost)
     return (
         f"{cost.parameters:,} parameters, {cost.forward_flops / 1e9:,.3g} GFLOP forward, "
         f"{cost.training_flops / 1e9:,.3g} in training per image, about "
         f"{_size(memory_bytes)} of memory for {rows:,} images at a time"
     )
+
+
+def training_bytes(state: LearningState, rows: int, cost: Cost) -> int:
+    """Memory that training takes with ``rows`` images at a time, see :class:`Cost`."""
+    group = state.optimizer.param_groups[0]
+    slots = 2 if "betas" in group else int(bool(group.get("momentum")))
+    averages = len(state.ema.averages)
+    return cost.training_bytes(rows, num_averages=averages, optimizer_slots=slots)
 
 
 def _round(count: int) -> int:

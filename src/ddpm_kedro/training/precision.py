@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from ddpm_kedro.diffusion.precision import autocast
+from ddpm_kedro.diffusion.precision import autocast, product_mode
 from ddpm_kedro.errors import InputError
 
 
@@ -66,18 +65,9 @@ class Precision:
         # Without the cache of cast weights: a CUDA graph must cast them anew at each replay.
         return autocast(self.name, self.device_type, cache_enabled=False)
 
-    @contextlib.contextmanager
-    def product_mode(self) -> Iterator[None]:
-        """TF32 for the fp32 products left beside half precision; exact fp32 for ``fp32``."""
-        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        wanted = self.name != "fp32"
-        torch.set_float32_matmul_precision("high" if wanted else "highest")
-        torch.backends.cudnn.allow_tf32 = wanted
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before[0])
-            torch.backends.cudnn.allow_tf32 = before[1]
+    def product_mode(self) -> contextlib.AbstractContextManager[None]:
+        """See :func:`ddpm_kedro.diffusion.precision.product_mode`."""
+        return product_mode(self.name)
 
 
 def choose_precision(requested: str, device: torch.device) -> Precision:

@@ -17,7 +17,6 @@ from ddpm_kedro.errors import InputError
 from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.progress import Progress, duration
-from ddpm_kedro.training.acceleration import make_step
 from ddpm_kedro.training.checkpoints import TrainingFolder
 from ddpm_kedro.training.core_use import choose_core_use
 from ddpm_kedro.training.data_feed import DataFeed, EpochOrder
@@ -25,6 +24,7 @@ from ddpm_kedro.training.estimates import HELD_OUT, PREVIEW, Forecast, describe_
 from ddpm_kedro.training.generators import derived_seed, own_generators
 from ddpm_kedro.training.held_out import HeldOutLoss, split_rows
 from ddpm_kedro.training.initial_weights import initial_weights
+from ddpm_kedro.training.memory import FittingStep
 from ddpm_kedro.training.pace import Pace
 from ddpm_kedro.training.precision import choose_device, choose_precision
 from ddpm_kedro.training.previews import preview_path, write_preview
@@ -110,7 +110,7 @@ class TrainingRun:
         )
         self.num_train_images = len(rows)
         share = part.stop - part.start
-        self.rows_at_once = min(settings.micro_batch_size or share, share)
+        rows_at_once = min(settings.micro_batch_size or share, share)
         self.held_out = None
         if len(held_out_rows):
             self.held_out = HeldOutLoss(
@@ -119,11 +119,11 @@ class TrainingRun:
                 held_out_rows,
                 timesteps=settings.timestep_sampling(),
                 seed=settings.seed,
-                batch_size=max(self.rows_at_once, 16),
+                batch_size=max(rows_at_once, 16),
             )
         facts = None if checkpoint is None else checkpoint.facts
         self.cores = choose_core_use(self.state, self.precision, team, facts)
-        self.step = make_step(self.state, self.precision, team, lanes=self.cores.lanes)
+        self.step = FittingStep(self.state, self.precision, team, self.cores.lanes)
         self.pace = Pace(self.device, settings.batch_size, elapsed_seconds)
         self.forecast = Forecast(self.state, self.pace, share, len(held_out_rows))
         self._settled_images = settings.settled_images
@@ -330,7 +330,7 @@ class TrainingRun:
     # What is said -------------------------------------------------------------------------------
 
     def _announce(self) -> None:
-        cost = describe_cost(self.state, self.rows_at_once, self.precision)
+        cost = describe_cost(self.state, self.step.rows, self.precision)
         logger.info("model: %s", cost)
         workers = f"{self.team.world_size} workers, " if self.team.world_size > 1 else ""
         logger.info(

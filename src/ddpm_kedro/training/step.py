@@ -40,6 +40,9 @@ class TrainingStep:
     micro-batches sees the same images, t, noise, flips and dropped labels. A loss or gradient that
     is not finite leaves weights and optimizer as they were, by a flag that stays on the device.
 
+    Attributes:
+        draw: :meth:`draws_of`, or a compiled one.
+
     Args:
         state: what the step changes.
         loss: wrapped or bare, called with (x0, t, noise, labels), gives (B,).
@@ -60,6 +63,7 @@ class TrainingStep:
         settings = state.settings
         self.state, self.loss, self.precision, self.team = state, loss, precision, team
         self.lanes = lanes or Lanes(1)
+        self.draw = self.draws_of
         self.augmentation = build(settings.augmentation)
         self.timesteps = build(settings.timesteps)
         self.timesteps.check(state.model.denoiser.schedule)
@@ -150,7 +154,7 @@ class TrainingStep:
 
     def _loss(self, images: Tensor, labels: Tensor | None, part: slice) -> tuple[Tensor, Tensor]:
         """This part's share of the mean loss over the global batch; and what is differentiated."""
-        x0, t, noise, given = self._draw(images[part], labels, part)
+        x0, t, noise, given = self.draw(images[part], labels, part)
         with self.precision.autocast():
             loss = self.loss(x0, t, noise, given).sum() / self.batch_size
         # DDP takes the mean over workers of what is already a share of the global mean.
@@ -196,7 +200,7 @@ class TrainingStep:
                 torch._foreach_add_(sums, addends)
         return loss_sum
 
-    def _draw(
+    def draws_of(
         self, images: Tensor, labels: Tensor | None, part: slice
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """x_0 (B, C, H, W), t (B,), noise (B, C, H, W) and labels (B,) of the rows in ``part``."""
