@@ -70,7 +70,7 @@ class StageLines:
 def shown_path(catalog: Any, name: str) -> str | None:
     """Where a dataset lies, below the working folder if it does; None where it has no path."""
     dataset = catalog.get(name)
-    for attribute in ("_filepath", "filepath", "_path", "path"):
+    for attribute in ("_filepath", "filepath", "_path", "path", "_folder"):
         path = getattr(dataset, attribute, None)
         if path is not None:
             path = Path(str(path))
