@@ -201,6 +201,29 @@ def test_out_of_memory_halves_the_images_at_a_time(caplog: pytest.LogCaptureFixt
     assert state.step == 6
 
 
+class GreedyNetwork(tiny_training.TinyNetwork):
+    """Has no room for more than four images in a graph's own memory."""
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        if torch.cuda.is_current_stream_capturing() and len(x) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x, t, labels)
+
+
+tiny_training.GreedyNetwork = GreedyNetwork
+
+
+@on_null_gpu
+def test_out_of_memory_in_a_capture_halves_them_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    state = state_of(backbone={"type": "tiny_training.GreedyNetwork", "dropout": 0.5})
+    step = FittingStep(state, BF16, Team())
+    take(step, state, 12)
+    assert step.rows == 4
+    assert "one CUDA graph" in caplog.text
+    assert "going on without" not in caplog.text
+
+
 @on_null_gpu
 @pytest.mark.usefixtures("little_memory")
 def test_out_of_memory_is_one_line_where_a_micro_batch_was_asked_for() -> None:
