@@ -235,18 +235,21 @@ class Model:
             if num_steps is not None:
                 raise InputError("num_steps: the sampler given has its own; leave one of them out")
             return sampler
-        option = self.drawn_with(sampler, num_steps)
-        vet(option, KINDS["sampler"], "sampler")
-        found = build(option)
-        found.check(self.denoiser.schedule)
-        return found
+        return build(self.drawn_with(sampler, num_steps))
 
     def drawn_with(
         self, sampler: Mapping[str, Any] | None = None, num_steps: int | None = None
     ) -> dict[str, Any]:
-        """The option of the sampler that :meth:`sample` draws with when it is asked for these."""
+        """The option of the sampler that :meth:`sample` draws with when it is asked for these.
+
+        Raises:
+            InputError: it is no sampler, or cannot work on this model's schedule.
+        """
         own = self.spec.sampler or USUAL_SAMPLERS[self.denoiser.schedule.family]
-        return drawn_with(own, sampler, num_steps)
+        option = drawn_with(own, sampler, num_steps)
+        vet(option, KINDS["sampler"], "sampler")
+        build(option).check(self.denoiser.schedule)
+        return option
 
     def _check_guidance(self, scale: Any) -> None:
         training = self.spec.provenance.get("training")
