@@ -33,13 +33,13 @@ from measurement import (
 
 from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.diffusion.precision import choose_precision
 from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.training.acceleration import make_step
-from ddpm_kedro.training.loop import model_spec
-from ddpm_kedro.training.precision import choose_precision
-from ddpm_kedro.training.state import LearningState
-from ddpm_kedro.training.team import Team
+from ddpm_kedro.training.step.acceleration import make_step
+from ddpm_kedro.training.step.state import LearningState
+from ddpm_kedro.training.train import model_spec
+from ddpm_kedro.training.workers.team import Team
 
 COMPACT = {"type": f"{trainers.OURS}.diffusion.backbones.CompactUNet"}
 NETWORKS: dict[str, dict[str, Any]] = {

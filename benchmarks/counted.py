@@ -28,10 +28,10 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ddpm_kedro.training.precision import choose_precision
-from ddpm_kedro.training.state import LearningState
-from ddpm_kedro.training.step import LossModule, TrainingStep
-from ddpm_kedro.training.team import Team
+from ddpm_kedro.diffusion.precision import choose_precision
+from ddpm_kedro.training.step.state import LearningState
+from ddpm_kedro.training.step.training_step import LossModule, TrainingStep
+from ddpm_kedro.training.workers.team import Team
 
 PRODUCTS = ("convolution", "addmm", "bmm", "mm.", "attention")
 DEVICE = torch.device("cuda", 0)

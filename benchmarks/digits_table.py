@@ -35,10 +35,10 @@ from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.images.pixels import quantise
 from ddpm_kedro.images.preparation import PreparationSettings, prepare
 from ddpm_kedro.images.store import ImageStore
-from ddpm_kedro.training.checkpoints import CheckpointStore
-from ddpm_kedro.training.loop import train
 from ddpm_kedro.training.settings import TrainingSettings
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 from ddpm_kedro.training.tracker import Tracker
+from ddpm_kedro.training.train import train
 
 ROOT = Path(__file__).parents[1]
 

@@ -35,10 +35,10 @@ from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.images.preparation import PreparationSettings, prepare
 from ddpm_kedro.images.store import ImageStore
-from ddpm_kedro.training.checkpoints import CheckpointStore
-from ddpm_kedro.training.loop import train
 from ddpm_kedro.training.stops import die_with_parent
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 from ddpm_kedro.training.tracker import Tracker, read_log
+from ddpm_kedro.training.train import train
 
 Options = argparse.Namespace
 DONE, UNFINISHED, LEFT_OUT, FAILED = "done", "unfinished", "left out", "failed"
@@ -97,7 +97,7 @@ def cuda_tests(options: Options) -> dict[str, Any]:
 
     folders = ["tests/training", "tests/diffusion"]
     if options.tiny:
-        folders = ["tests/training/test_ema.py", "tests/diffusion/test_noise.py"]
+        folders = ["tests/training/step/test_ema.py", "tests/diffusion/test_noise.py"]
     recorder = Recorder()
     code = pytest.main(
         ["-m", "cuda", "-v", "--no-header", "-p", "no:cacheprovider",

@@ -32,10 +32,10 @@ import torch
 from measurement import RESULTS, machine, markdown_table, save_results, versions
 
 from ddpm_kedro.images.imageset import ImageSet, image_set_writer
-from ddpm_kedro.training.checkpoints import CheckpointStore
-from ddpm_kedro.training.loop import train
 from ddpm_kedro.training.settings import TrainingSettings
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 from ddpm_kedro.training.tracker import Tracker, read_log
+from ddpm_kedro.training.train import train
 
 IMAGE_SHAPE = (3, 32, 32)
 CLASSES = tuple("0123456789")

@@ -36,11 +36,11 @@ from measurement import (
 
 from ddpm_kedro.hooks.wandb_recording import Recording
 from ddpm_kedro.hooks.wandb_settings import WandbSettings
-from ddpm_kedro.training.checkpoints import CheckpointStore
-from ddpm_kedro.training.loop import model_spec
-from ddpm_kedro.training.run import TrainingRun
-from ddpm_kedro.training.team import Team
+from ddpm_kedro.training.loop import TrainingRun
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 from ddpm_kedro.training.tracker import Tracker
+from ddpm_kedro.training.train import model_spec
+from ddpm_kedro.training.workers.team import Team
 
 BATCH_SIZES = {"ddpm": 16, "homework": 16, "ddpm_small": 4, "compact": 16}
 

@@ -22,16 +22,16 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ddpm_kedro.diffusion.interchange import to_diffusers
 from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.diffusion.precision import Precision, choose_precision
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.images.pixels import normalise
-from ddpm_kedro.training.acceleration import make_step
-from ddpm_kedro.training.data_feed import DataFeed, EpochOrder
-from ddpm_kedro.training.generators import derived_seed
-from ddpm_kedro.training.loop import model_spec
-from ddpm_kedro.training.precision import Precision, choose_precision
 from ddpm_kedro.training.settings import TrainingSettings
-from ddpm_kedro.training.state import LearningState
-from ddpm_kedro.training.team import Team
+from ddpm_kedro.training.step.acceleration import make_step
+from ddpm_kedro.training.step.data_feed import DataFeed, EpochOrder
+from ddpm_kedro.training.step.generators import derived_seed
+from ddpm_kedro.training.step.state import LearningState
+from ddpm_kedro.training.train import model_spec
+from ddpm_kedro.training.workers.team import Team
 
 OURS = "ddpm_kedro"
 NETWORKS = {

@@ -7,7 +7,7 @@ from kedro.io import DatasetError
 
 from ddpm_kedro.datasets.checkpoints import CheckpointStoreDataset
 from ddpm_kedro.datasets.tracker import TrackerDataset
-from ddpm_kedro.training.checkpoints import CheckpointStore
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 from ddpm_kedro.training.tracker import Tracker
 
 

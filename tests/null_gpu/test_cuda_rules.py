@@ -25,14 +25,14 @@ from tiny_training import tiny_images, tiny_settings
 from torch import Tensor
 
 from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.training.acceleration import make_step
-from ddpm_kedro.training.loop import model_spec
-from ddpm_kedro.training.memory import FittingStep
-from ddpm_kedro.training.precision import Precision
-from ddpm_kedro.training.state import LearningState
-from ddpm_kedro.training.step import LossModule, TrainingStep
-from ddpm_kedro.training.team import Team
+from ddpm_kedro.training.step.acceleration import make_step
+from ddpm_kedro.training.step.memory import FittingStep
+from ddpm_kedro.training.step.state import LearningState
+from ddpm_kedro.training.step.training_step import LossModule, TrainingStep
+from ddpm_kedro.training.train import model_spec
+from ddpm_kedro.training.workers.team import Team
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

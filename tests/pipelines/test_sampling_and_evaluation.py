@@ -249,7 +249,7 @@ def test_bytes_of_samples_do_not_depend_on_the_batch_size(batch_size: int) -> No
 def test_both_stages_compute_in_the_precision_that_auto_chooses(
     catalog: DataCatalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ddpm_kedro.training.precision.cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr("ddpm_kedro.diffusion.precision.cpu_multiplies_bf16", lambda: True)
     catalog["params:sampling"] = MemoryDataset(sampling_parameters(precision="auto"))
     catalog["params:evaluation"] = MemoryDataset(evaluation_parameters(precision="auto"))
     seen: list[torch.dtype] = []

@@ -11,10 +11,10 @@ from tiny_training import tiny_images, tiny_settings
 from torch import nn
 
 from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.training.estimates import HELD_OUT, PREVIEW, Forecast, describe_cost
-from ddpm_kedro.training.loop import model_spec
-from ddpm_kedro.training.precision import Precision
-from ddpm_kedro.training.state import LearningState
+from ddpm_kedro.training.step.state import LearningState
+from ddpm_kedro.training.train import model_spec
 
 
 class LooksAtValues(nn.Module):

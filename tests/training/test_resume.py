@@ -18,8 +18,8 @@ from tiny_training import (
 )
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.training.checkpoints import TrainingFolder
 from ddpm_kedro.training.stops import Stopped
+from ddpm_kedro.training.store.checkpoint_store import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 
 DROPOUT = {"backbone": {"type": "tiny_training.TinyNetwork", "dropout": 0.5}}
@@ -205,8 +205,8 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
     from tiny_training import tiny_images, tiny_settings
 
     from ddpm_kedro.diffusion.model import Model
-    from ddpm_kedro.training.loop import model_spec
-    from ddpm_kedro.training.state import LearningState
+    from ddpm_kedro.training.step.state import LearningState
+    from ddpm_kedro.training.train import model_spec
 
     receipts = run(tmp_path)
     checkpoint = TrainingFolder.attach(receipts.model.path.parent).latest()

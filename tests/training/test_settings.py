@@ -12,8 +12,8 @@ import pytest
 from tiny_training import tiny_settings
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.training.fingerprint import fingerprint
 from ddpm_kedro.training.settings import TrainingSettings, with_defaults
+from ddpm_kedro.training.store.fingerprint import fingerprint
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": 0}, "batch_size=0"),

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.training.checkpoints import CheckpointStore, TrainingFolder
-from ddpm_kedro.training.loop import TrainingReceipts, model_spec, train
-from ddpm_kedro.training.run import Outcome, TrainingRun
+from ddpm_kedro.training.loop import Outcome, TrainingRun
 from ddpm_kedro.training.settings import TrainingSettings
-from ddpm_kedro.training.team import Team
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore, TrainingFolder
 from ddpm_kedro.training.tracker import Tracker, read_log
+from ddpm_kedro.training.train import TrainingReceipts, model_spec, train
+from ddpm_kedro.training.workers.team import Team
 
 TIMINGS = ("images_per_second", "elapsed_seconds")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from kedro.io import AbstractDataset, DatasetError
 
 if TYPE_CHECKING:
-    from ddpm_kedro.training.checkpoints import CheckpointStore
+    from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 
 
 class CheckpointStoreDataset(AbstractDataset):
@@ -27,7 +27,7 @@ class CheckpointStoreDataset(AbstractDataset):
 
     def load(self) -> CheckpointStore:
         """The store, not yet locked; nothing is read."""
-        from ddpm_kedro.training.checkpoints import CheckpointStore
+        from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 
         return CheckpointStore(self._path)
 

@@ -1,12 +1,15 @@
-"""In which precision a network computes, by name."""
+"""Which device computes, and in which precision a network runs there."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from ddpm_kedro.errors import InputError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,3 +44,81 @@ def product_mode(precision: str) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def choose_device(requested: str) -> torch.device:
+    """The device of ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    ``auto`` takes CUDA where there is one, else the CPU; mps, where training is untried, only
+    when it is asked for.
+
+    Raises:
+        InputError: PyTorch does not find that device here.
+    """
+    if requested == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError:
+        raise InputError(
+            f"device={requested}: choose one of auto, cpu, cuda, cuda:N, mps"
+        ) from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            found = f"finds {count} CUDA devices" if count else "finds no CUDA device"
+            raise InputError(f"device={requested}: this PyTorch {found}; use device=auto")
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("device=mps: this PyTorch finds no Apple GPU; use device=auto")
+    elif device.type not in ("cpu", "meta"):
+        raise InputError(f"device={requested}: choose one of auto, cpu, cuda, cuda:N, mps")
+    return device
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How the network computes; weights, schedule, noise, t and loss are fp32 or wider always.
+
+    Attributes:
+        name: ``fp32``, ``bf16`` or ``fp16``.
+        device_type: of the device it is meant for.
+        reason: why it was chosen, in words.
+    """
+
+    name: str
+    device_type: str
+    reason: str
+
+    @property
+    def needs_loss_scale(self) -> bool:
+        """fp16 gradients underflow unless the loss is scaled up."""
+        return self.name == "fp16"
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """A context in which the network's products run in this precision."""
+        # Without the cache of cast weights: a CUDA graph must cast them anew at each replay.
+        return autocast(self.name, self.device_type, cache_enabled=False)
+
+    def product_mode(self) -> contextlib.AbstractContextManager[None]:
+        """See :func:`product_mode`."""
+        return product_mode(self.name)
+
+
+def choose_precision(requested: str, device: torch.device) -> Precision:
+    """bf16 for ``auto`` where the processor multiplies it natively, else fp32."""
+    if requested != "auto":
+        return Precision(requested, device.type, "as asked")
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision("bf16", device.type, "the GPU multiplies it natively")
+        return Precision("fp32", device.type, "the GPU has no native bf16")
+    if device.type == "cpu" and cpu_multiplies_bf16():
+        return Precision("bf16", device.type, "the processor multiplies it natively")
+    return Precision("fp32", device.type, "no native bf16 here")
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this processor has bf16 products (avx512_bf16 or amx) that PyTorch uses."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)

@@ -7,11 +7,11 @@ from bisect import bisect_left
 
 from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.cost import TRAINING_PASSES, Cost, cost_of, network_calls
+from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.progress import duration
 from ddpm_kedro.training.pace import TIMED_STEPS, Pace
-from ddpm_kedro.training.precision import Precision
-from ddpm_kedro.training.state import LearningState
+from ddpm_kedro.training.step.state import LearningState
 
 PREVIEW, HELD_OUT = "drawing a preview", "held-out loss"  # what training pauses for
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.files import atomic_write
 from ddpm_kedro.images.grid import PADDING_VALUE, make_grid
-from ddpm_kedro.training.precision import Precision
-from ddpm_kedro.training.state import LearningState
+from ddpm_kedro.training.step.state import LearningState
 
 
 def preview_path(folder: Path, images_seen: int) -> Path:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.diffusion.precision import choose_device, choose_precision
 from ddpm_kedro.evaluation.cards import (
     check_evaluation,
     check_samples,
@@ -21,7 +22,6 @@ from ddpm_kedro.evaluation.evaluate import evaluate
 from ddpm_kedro.evaluation.report import render_report
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.parameters import EvaluationParameters
-from ddpm_kedro.training.precision import choose_device, choose_precision
 
 
 def evaluate_samples(

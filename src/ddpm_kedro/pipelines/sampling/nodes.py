@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.diffusion.precision import choose_device, choose_precision
 from ddpm_kedro.evaluation.cards import samples_card
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.parameters import SamplingParameters
-from ddpm_kedro.training.precision import choose_device, choose_precision
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from ddpm_kedro.diffusion.model_file import content_hash
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.parameters import TrainingParameters
-from ddpm_kedro.training.checkpoints import CheckpointStore
-from ddpm_kedro.training.loop import train
 from ddpm_kedro.training.settings import TrainingSettings
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 from ddpm_kedro.training.tracker import Tracker
+from ddpm_kedro.training.train import train
 
 
 def train_model(

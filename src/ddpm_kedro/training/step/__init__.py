@@ -1,0 +1,1 @@
+"""What one optimizer step is: state, loss, averages, acceleration, data."""

@@ -1,0 +1,288 @@
+"""Everything in training that changes from step to step, in one list, saved and restored whole."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddpm_kedro.construction import build, locate
+from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.training.lr_schedule import LRSchedule, is_torch_scheduler
+from ddpm_kedro.training.settings import TrainingSettings
+from ddpm_kedro.training.step.ema import EMA
+from ddpm_kedro.training.store.checkpoint_file import Checkpoint
+
+INITIAL_LOSS_SCALE = 2.0**16
+
+
+class LearningState:
+    """Weights, their averages, the optimizer, the rate, the counters, and where time stands.
+
+    Random numbers are not part of it: they are functions of (seed, step, stream).
+
+    Args:
+        model: its network is on the device already, in its final memory format.
+        settings: optimizer, rate, averages, budget.
+
+    Attributes:
+        step: optimizer steps taken (skipped updates count).
+        images_seen: training images seen, over all workers.
+        counters: 0-dim tensors on the device, changed without a word to the host: ``step``;
+            ``loss_sum``, ``loss_count`` since the last record; ``grad_norm`` of the last step;
+            ``skipped``, ``skipped_in_row``; ``loss_scale``, ``good_steps`` (fp16).
+    """
+
+    def __init__(self, model: Model, settings: TrainingSettings) -> None:
+        self.model = model
+        self.network = model.network
+        self.settings = settings
+        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
+        self.device = self.parameters[0].device
+        self.step = 0
+        self.images_seen = 0
+        self.optimizer = build_optimizer(settings.optimizer, self.parameters, self.device)
+        self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+        self._schedule: LRSchedule | None = None
+        if is_torch_scheduler(settings.lr_schedule):
+            self.scheduler = build(settings.lr_schedule, self.optimizer)
+        else:
+            self._schedule = build(settings.lr_schedule)
+        self.ema = EMA(
+            self.parameters,
+            [1000 * halflife for halflife in settings.ema.halflives_kimg],
+            settings.ema.warmup_ratio,
+        )
+        self.counters = {
+            "step": self._scalar(0, torch.int64),
+            "loss_sum": self._scalar(0.0, _sum_dtype(self.device)),
+            "loss_count": self._scalar(0, torch.int64),
+            "grad_norm": self._scalar(0.0, torch.float32),
+            "skipped": self._scalar(0, torch.int64),
+            "skipped_in_row": self._scalar(0, torch.int64),
+            "loss_scale": self._scalar(INITIAL_LOSS_SCALE, torch.float32),
+            "good_steps": self._scalar(0, torch.int64),
+        }
+
+    def _scalar(self, value: float, dtype: torch.dtype) -> Tensor:
+        return torch.tensor(value, dtype=dtype, device=self.device)
+
+    # Time ---------------------------------------------------------------------------------------
+
+    @property
+    def lr(self) -> float | Tensor:
+        """The learning rate of the next step (of the optimizer's first group).
+
+        A tensor where a scheduler of torch's moves it on the device: reading it would be a wait.
+        """
+        if self._schedule is None:
+            rate = self.optimizer.param_groups[0]["lr"]
+            return rate.clone() if isinstance(rate, Tensor) else float(rate)
+        return self._base_rates[0] * self._factor()
+
+    def _factor(self) -> float:
+        assert self._schedule is not None
+        return self._schedule.factor(self.images_seen, self.settings.budget_images)
+
+    def set_rates(self) -> None:
+        """Give the optimizer the learning rate of the step that comes."""
+        if self._schedule is None:
+            return
+        factor = self._factor()
+        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            if isinstance(group["lr"], Tensor):  # a CUDA graph reads it from the device
+                group["lr"].fill_(base * factor)
+            else:
+                group["lr"] = base * factor
+
+    def constants(self) -> list[dict[str, Any]]:
+        """The optimizer's numbers beside its rate; a schedule of torch's may move these too."""
+        groups = self.optimizer.param_groups
+        return [{k: group[k] for k in ("momentum", "betas") if k in group} for group in groups]
+
+    def advance(self) -> None:
+        """Count the step whose update was just queued."""
+        self.ema.update(self.images_seen, self.settings.batch_size)
+        self.step += 1
+        self.images_seen += self.settings.batch_size
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def clear_loss(self) -> None:
+        """Start the mean loss of the next record."""
+        self.counters["loss_sum"].zero_()
+        self.counters["loss_count"].zero_()
+
+    # Weights ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def averaged(self, index: int = 0) -> Iterator[None]:
+        """Put average number ``index`` in the network's place; nothing is copied or changed."""
+        average = self.ema.averages[index]
+        raw = [parameter.data for parameter in self.parameters]
+        try:
+            for parameter, values in zip(self.parameters, average, strict=True):
+                parameter.data = values
+            yield
+        finally:
+            for parameter, values in zip(self.parameters, raw, strict=True):
+                parameter.data = values
+
+    def weight_sets(self) -> dict[str, dict[str, Tensor]]:
+        """All sets of weights for a model file, by name."""
+        sets = {"raw": _contiguous(self.network)}
+        for index, name in enumerate(self.settings.ema.names):
+            with self.averaged(index):
+                sets[name] = _contiguous(self.network)
+        return sets
+
+    # Saving and restoring -----------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every stateful tensor by name, as it stands (not a copy)."""
+        tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
+        for index, average in enumerate(self.ema.averages):
+            tensors |= {f"ema/{index}/{number}": value for number, value in enumerate(average)}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            for key, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer/{index}/{key}"] = value
+        return tensors | {f"counters/{name}": value for name, value in self.counters.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """Everything stateful that is no tensor."""
+        plain = {
+            str(index): {k: v for k, v in values.items() if not isinstance(v, Tensor)}
+            for index, values in self.optimizer.state_dict()["state"].items()
+        }
+        groups = [_scheduled_values(group) for group in self.optimizer.param_groups]
+        facts = {"optimizer": plain, "groups": groups, "scheduler": None}
+        if self.scheduler is not None:
+            facts["scheduler"] = _plain_state(self.scheduler)
+        return facts
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Become the state that was saved.
+
+        Raises:
+            InputError: the checkpoint holds other tensors than this network and optimizer.
+        """
+        tensors, facts = checkpoint.tensors, checkpoint.facts
+        try:
+            self.network.load_state_dict(_under(tensors, "network/"))
+            for index, average in enumerate(self.ema.averages):
+                for number, value in enumerate(average):
+                    value.copy_(tensors[f"ema/{index}/{number}"])
+            for name, value in self.counters.items():
+                value.copy_(tensors[f"counters/{name}"])
+            self._restore_optimizer(tensors, facts)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{checkpoint.path}: does not fit this training ({error}); training.restart=true "
+                "starts over"
+            ) from error
+        self.step, self.images_seen = checkpoint.step, checkpoint.images_seen
+
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        state: dict[int, dict[str, Any]] = {
+            int(index): dict(values) for index, values in facts["optimizer"].items()
+        }
+        for name, value in _under(tensors, "optimizer/").items():
+            index, key = name.split("/", 1)
+            state.setdefault(int(index), {})[key] = laid_out_as(self.parameters[int(index)], value)
+        whole = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**whole, "state": state})
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(facts["scheduler"])
+        for group, values in zip(self.optimizer.param_groups, facts["groups"], strict=True):
+            group |= {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def build_optimizer(
+    option: Mapping[str, Any], parameters: list[nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimizer of an option, fused into one kernel where its type can be.
+
+    Raises:
+        InputError: the option names no optimizer, or one that calls the loss by itself (LBFGS), or
+            its arguments are refused.
+    """
+    found = locate(option["type"])
+    if not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)):
+        raise InputError(f"optimizer: {option['type']} is not a torch.optim.Optimizer")
+    if issubclass(found, torch.optim.LBFGS):
+        raise InputError(f"optimizer: {option['type']} needs a closure; choose another")
+    known = inspect.signature(found).parameters
+    extra = {}
+    if not {"fused", "foreach", "differentiable"} & set(option):
+        refuses = device.type == "cuda" and found in _NOT_FUSED_ON_CUDA
+        if "fused" in known and device.type in ("cpu", "cuda") and not refuses:
+            extra["fused"] = True
+        elif "foreach" in known and device.type == "cuda":
+            extra["foreach"] = True
+    if device.type == "cuda" and "capturable" in known and "capturable" not in option:
+        extra["capturable"] = True  # its step counter stays on the device
+    return build(option, parameters, **extra)
+
+
+# Until torch 2.15 it took the argument and refused the first step.
+_NOT_FUSED_ON_CUDA = () if torch.__version__ >= "2.15" else (torch.optim.Adagrad,)
+
+
+def _sum_dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _contiguous(network: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in network.state_dict().items()
+    }
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A copy of ``value`` with the strides of ``parameter``.
+
+    Fused optimizers walk through both in memory order, so a contiguous moment of channels-last
+    weights would silently be the moment of other weights.
+    """
+    if value.shape != parameter.shape:
+        return value.clone()
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
+
+
+def _scheduled_values(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What a schedule of torch may change in an optimizer's group."""
+    values = {key: group[key] for key in ("lr", "momentum", "betas") if key in group}
+    return {key: float(v) if isinstance(v, Tensor) else v for key, v in values.items()}
+
+
+def _plain_state(scheduler: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
+    """The part of the scheduler's state that JSON holds: counts and rates.
+
+    What it does not hold (functions, counters keyed by number) is configuration, which building the
+    scheduler again brings back.
+    """
+    state = {}
+    for key, value in scheduler.state_dict().items():
+        try:
+            if json.loads(json.dumps(value)) == value:
+                state[key] = value
+        except TypeError:
+            continue
+    return state

@@ -1,0 +1,1 @@
+"""Trainings on disk: checkpoints, found again by what shaped them."""

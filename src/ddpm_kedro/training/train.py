@@ -1,0 +1,202 @@
+"""Training: from the choices to a model file, or to the news that it is there already."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+import ddpm_kedro
+from ddpm_kedro.diffusion.model import Model
+from ddpm_kedro.diffusion.model_spec import ModelSpec
+from ddpm_kedro.diffusion.precision import choose_device, choose_precision
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.files import Receipt
+from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.training.initial_weights import check_initial_weights
+from ddpm_kedro.training.loop import Outcome, TrainingRun
+from ddpm_kedro.training.settings import TrainingSettings
+from ddpm_kedro.training.step.state import LearningState
+from ddpm_kedro.training.stops import Stopped, StopRequest
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore, TrainingFolder
+from ddpm_kedro.training.store.training_state import TrainingState
+from ddpm_kedro.training.tracker import Tracker
+from ddpm_kedro.training.workers.team import Team
+
+
+@dataclass(frozen=True)
+class TrainingReceipts:
+    """What training wrote, all in the folder of its fingerprint.
+
+    Attributes:
+        model: the model file with raw and averaged weights.
+        training_log: JSON lines.
+        sample_previews: the folder of previews.
+    """
+
+    model: Receipt
+    training_log: Receipt
+    sample_previews: Receipt
+
+
+def train(
+    images: ImageSet, store: CheckpointStore, tracker: Tracker, settings: TrainingSettings
+) -> TrainingReceipts:
+    """Train a model, go on with one, or find it done.
+
+    Args:
+        images: to train on; a memory-mapped set is never read into memory as a whole.
+        store: keeps checkpoints, log, previews and model under the training's fingerprint.
+        tracker: gets every record and preview.
+        settings: every choice.
+
+    Raises:
+        InputError: choices that do not go together or with the images (before any work), a disk
+            that is full, or losses that stay without a finite value.
+        Stopped: Ctrl-C or SIGTERM came; everything is saved.
+    """
+    # What cannot work is refused before anything is written
+    spec = model_spec(images, settings)
+    check_choices(spec, images, settings)
+
+    # New, resumed, gone on with, or done: the store knows by the fingerprint
+    with store.open(
+        settings.shaping(images.content_hash),
+        {**settings.recorded(), **_surroundings(settings)},
+        settings.budget_images,
+        settled_images=settings.settled_images,
+        restart=settings.restart,
+        keep_checkpoints=settings.keep_checkpoints,
+        keep_trainings=settings.keep_trainings,
+    ) as folder:
+        tracker.note("fingerprint", folder.fingerprint)
+        tracker.note("training", folder.summary)
+
+        # The work, in this process or in several
+        if not folder.is_done:
+            with StopRequest() as request:
+                if settings.distributed.world_size == 1:
+                    run = TrainingRun(images, folder, tracker, settings, spec, Team())
+                    outcome = run(lambda: request.signum or 0)
+                else:
+                    from ddpm_kedro.training.workers.launch import launch
+
+                    outcome = launch(images, folder, tracker, settings, spec, request)
+            _raise_if_stopped(outcome)
+
+        # Where everything lies
+        return _receipts(folder)
+
+
+def model_spec(images: ImageSet, settings: TrainingSettings) -> ModelSpec:
+    """What the model will be; size, channels and classes come from the images.
+
+    Raises:
+        InputError: no images, or a conditional model of images without classes.
+    """
+    if len(images) == 0:
+        raise InputError("training: there are no images")
+    if settings.conditional and images.labels is None:
+        raise InputError("training.conditional=true: these images have no labels; use false")
+    channels, height, width = images.image_shape
+    return ModelSpec(
+        backbone=settings.backbone,
+        noise_schedule=settings.noise_schedule,
+        objective=settings.objective,
+        channels=channels,
+        height=height,
+        width=width,
+        classes=images.classes,
+        conditional=settings.conditional,
+        loss_weight=settings.loss_weight,
+        sampler=settings.sampler,
+        provenance={
+            "ddpm_kedro": ddpm_kedro.__version__,
+            "torch": str(torch.__version__),
+            "images": images.content_hash,
+            "num_images": len(images),
+            "seed": settings.seed,
+            # How it learned, for the report and for whoever gets the file later
+            "training": {
+                "optimizer": settings.optimizer,
+                "lr_schedule": settings.lr_schedule,
+                "batch_size": settings.batch_size,
+                "augmentation": settings.augmentation,
+                "timesteps": settings.timesteps,
+                "clip_norm": settings.clip_norm,
+                "ema": asdict(settings.ema),
+                "label_dropout": settings.label_dropout if settings.conditional else None,
+            },
+        },
+    )
+
+
+def check_choices(spec: ModelSpec, images: ImageSet, settings: TrainingSettings) -> None:
+    """Build everything once without memory or data, so that wrong choices cost no work.
+
+    Raises:
+        InputError: what the first of them said.
+    """
+    device = choose_device(settings.device)
+    choose_precision(settings.precision, device)
+    _check_workers(device, settings.distributed.workers)
+    with torch.device("meta"):
+        network = spec.build("backbone")
+    model = Model(spec, network)
+    LearningState(model, settings)
+    settings.timestep_sampling().check(model.denoiser.schedule)
+    sampler = spec.build("sampler")
+    sampler.check(model.denoiser.schedule)
+    if settings.init_from is not None:
+        check_initial_weights(network, settings)
+
+
+def _check_workers(device: torch.device, workers: int) -> None:
+    """A GPU for each: NCCL lets no two processes share one."""
+    if device.type != "cuda" or workers == 1:
+        return
+    gpus = torch.cuda.device_count() if device.index is None else 1
+    if workers > gpus:
+        raise InputError(
+            f"training.distributed.workers={workers}: device={device} has {gpus} GPU(s) here, and "
+            "each worker takes one"
+        )
+
+
+def _surroundings(settings: TrainingSettings) -> dict[str, str]:
+    """What is recorded beside the settings: where and with which code this runs."""
+    device = choose_device(settings.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "device_used": name,
+        "precision_used": choose_precision(settings.precision, device).name,
+        "ddpm_kedro": ddpm_kedro.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _raise_if_stopped(outcome: Outcome) -> None:
+    if outcome.signum:
+        message = (
+            f"training stopped at step {outcome.step:,} ({outcome.images_seen:,} images) and "
+            "saved; the same command goes on from there, training.restart=true starts over"
+        )
+        raise Stopped(outcome.signum, message)
+
+
+def _receipts(folder: TrainingFolder) -> TrainingReceipts:
+    state = TrainingState.read(folder.path)
+    facts = {
+        "fingerprint": folder.fingerprint,
+        "status": folder.status,
+        "images_seen": state.model_images_seen,
+    }
+    return TrainingReceipts(
+        model=Receipt(folder.model_path, {**facts, "sha256": state.model_sha256}),
+        training_log=Receipt(folder.log_path, facts),
+        sample_previews=Receipt(folder.previews_path, facts),
+    )
