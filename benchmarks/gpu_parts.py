@@ -33,7 +33,8 @@ from ddpm_kedro.evaluation.features import PrincipalComponents
 from ddpm_kedro.images import ImageFolder, ParquetImages
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.images.preparation import PreparationSettings, prepare
+from ddpm_kedro.images.preparation import prepare
+from ddpm_kedro.images.settings import PreparationSettings
 from ddpm_kedro.images.store import ImageStore
 from ddpm_kedro.training.stops import die_with_parent
 from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
@@ -440,7 +441,9 @@ def photos(options: Options) -> tuple[ImageSet, ImageSet]:
     prepared = prepare(
         source(options.photos),
         ImageStore(options.work / "images"),
-        PreparationSettings(test_fraction=0.1, max_unreadable=0.01, image_size=32, channels=3),
+        PreparationSettings(
+            image_size=32, test_fraction=0.1, channels=3, max_images=None, max_unreadable=0.01
+        ),
     )
     return ImageSet.open(prepared.train.path), ImageSet.open(prepared.test.path)
 

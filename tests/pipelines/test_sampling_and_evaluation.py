@@ -21,19 +21,20 @@ from ddpm_kedro.datasets.png_image import PNGImage
 from ddpm_kedro.datasets.text_file import TextFile
 from ddpm_kedro.diffusion.model import Model, save_model
 from ddpm_kedro.diffusion.model_file import content_hash
+from ddpm_kedro.diffusion.settings import SamplingSettings
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.framework.session import mistake_in
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.parameters import EvaluationParameters, SamplingParameters
 from ddpm_kedro.pipelines import evaluation, sampling
 
 SAMPLER = {"type": "ddpm_kedro.diffusion.samplers.DDIM", "num_steps": 3}
 FEATURES = {"type": "ddpm_kedro.evaluation.features.PrincipalComponents", "num_components": 4}
 
 
-def sampling_parameters(**changes: Any) -> SamplingParameters:
-    return SamplingParameters(
+def sampling_parameters(**changes: Any) -> SamplingSettings:
+    return SamplingSettings(
         **{
             "num_samples": 10,
             "num_steps": 2,
@@ -44,6 +45,7 @@ def sampling_parameters(**changes: Any) -> SamplingParameters:
             "grid_images": 9,
             "label": None,
             "guidance": None,
+            "guidance_interval": None,
             "sampler": SAMPLER,
             "device": "cpu",
             **changes,
@@ -51,8 +53,8 @@ def sampling_parameters(**changes: Any) -> SamplingParameters:
     )
 
 
-def evaluation_parameters(**changes: Any) -> EvaluationParameters:
-    return EvaluationParameters(
+def evaluation_parameters(**changes: Any) -> EvaluationSettings:
+    return EvaluationSettings(
         **{
             "features": FEATURES,
             "max_images": None,

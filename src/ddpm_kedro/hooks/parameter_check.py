@@ -21,7 +21,10 @@ class ParameterCheck:
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: Any) -> None:
         try:
-            self._parameters = Parameters.from_values(context.config_loader["parameters"])
+            self._parameters = Parameters.from_tree(context.config_loader["parameters"])
+            from ddpm_kedro.option_check import check_options  # torch, for a tree that is right
+
+            check_options(self._parameters)
         except InputError as error:
             # Under `kedro viz` no session of ours is there to print the line.
             if click.get_current_context(silent=True) is None:
@@ -31,4 +34,6 @@ class ParameterCheck:
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Any) -> None:
         if self._parameters is not None and "params:training" in pipeline.inputs():
-            self._parameters.check_samplers()
+            from ddpm_kedro.option_check import check_samplers
+
+            check_samplers(self._parameters)

@@ -20,8 +20,8 @@ from ddpm_kedro.evaluation.cards import (
 )
 from ddpm_kedro.evaluation.evaluate import evaluate
 from ddpm_kedro.evaluation.report import render_report
+from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.parameters import EvaluationParameters
 
 
 def evaluate_samples(
@@ -30,7 +30,7 @@ def evaluate_samples(
     train_images: ImageSet,
     test_images: ImageSet,
     model: Model,
-    parameters: EvaluationParameters,
+    parameters: EvaluationSettings,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Judge the samples and the model.
 
