@@ -392,6 +392,7 @@ def long_training(options: Options) -> dict[str, Any]:
         samples, images, test, model.denoiser, device=device, max_images=10_000,
         neighbour_images=8 if options.tiny else 1024,
         denoising_images=8 if options.tiny else 256,
+        num_levels=12, batch_size=256, seed=0, precision="fp32",
         extractor=PrincipalComponents(3 if options.tiny else 20),
     )  # fmt: skip
     seen = records[-1]["images_seen"]

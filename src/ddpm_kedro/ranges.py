@@ -71,20 +71,23 @@ def _checks(settings: type[Settings]) -> dict[str, tuple[Callable[[Any], Any], b
         hint = hints[field.name]
         is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
         kind, *others = typing.get_args(hint) if is_union else (hint,)
-        check = _made(kind) if isinstance(kind, type) else partial(checked, kind)
+        check = partial(_made if isinstance(kind, type) else checked, kind)
         checks[field.name] = (check, type(None) in others)
     return checks
 
 
-def _made(kind: type[Settings]) -> Callable[[Any], Settings]:
-    def make(value: Any) -> Settings:
-        if isinstance(value, kind):
-            return value
-        if not isinstance(value, Mapping):
-            raise ValueError(f"input should be a dictionary or an instance of {kind.__name__}")
-        return kind(**value)
+def _made(kind: type[Settings], value: Any) -> Settings:
+    require(
+        isinstance(value, kind | Mapping),
+        f"input should be a dictionary or an instance of {kind.__name__}",
+    )
+    return value if isinstance(value, kind) else kind(**value)
 
-    return make
+
+def require(holds: Any, right: str) -> None:
+    """Raise a ValueError that says what would be right unless it holds."""
+    if not holds:
+        raise ValueError(right)
 
 
 _BOUNDS = {
@@ -96,83 +99,65 @@ _BOUNDS = {
 
 
 def number(kind: type[int] | type[float], **bounds: float) -> Check:
-    """A finite number, also as a text that spells one; `least`, `above`, `most` and `below` bound
-    it."""
+    """A finite number, or a text that spells one; `least`, `above`, `most`, `below` bound it."""
+    what = "integer" if kind is int else "number"
 
     def check(value: Any) -> float:
-        found = _finite(kind, value)
+        require(not isinstance(value, bool), "give a number")  # Python takes True for 1
+        require(isinstance(value, int | float | str), f"input should be a valid {what}")
+        try:
+            found = kind(value)
+            is_finite = kind is int or math.isfinite(found)
+        except (ValueError, OverflowError):
+            word = "an integer" if kind is int else "a number"
+            right = f"input should be a valid {what}, unable to parse string as {word}"
+            require(not isinstance(value, str), right)
+            is_finite = False
+        require(is_finite, "input should be a finite number")
+        is_same = isinstance(value, str) or found == value
+        require(is_same, "input should be a valid integer, got a number with a fractional part")
         for name, bound in bounds.items():
             holds, words = _BOUNDS[name]
-            if not holds(found, bound):
-                raise ValueError(f"input should be {words} {bound}")
+            require(holds(found, bound), f"input should be {words} {bound}")
         return found
 
     return Check(check)
 
 
-def _finite(kind: type[int] | type[float], value: Any) -> float:
-    what = "integer" if kind is int else "number"
-    if isinstance(value, bool):  # Python takes True for 1
-        raise ValueError("give a number")
-    if not isinstance(value, int | float | str):
-        raise ValueError(f"input should be a valid {what}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("input should be a finite number")
-    try:
-        found = kind(value)
-    except (ValueError, OverflowError):
-        raise ValueError(
-            f"input should be a valid {what}, unable to parse {type(value).__name__} as {what}"
-        ) from None
-    if isinstance(value, float) and found != value:
-        raise ValueError("input should be a valid integer, got a number with a fractional part")
-    if not math.isfinite(found):
-        raise ValueError("input should be a finite number")
-    return found
-
-
-def choice(*options: str | int) -> Check:
-    """One of a few values."""
-    known = {(type(option), option) for option in options}
-    *others, last = map(repr, options)
+def kept(*demands: tuple[Callable[[Any], Any], str]) -> Check:
+    """A value as it is, of which every demand holds; beside each stands what would be right."""
 
     def check(value: Any) -> Any:
-        if not isinstance(value, str | int) or (type(value), value) not in known:
-            raise ValueError(f"input should be {', '.join(others)} or {last}")
+        for holds, right in demands:
+            require(holds(value), right)
         return value
 
     return Check(check)
 
 
+def choice(*options: str | int) -> Check:
+    """One of a few values, of its very type: True is not 1."""
+    known = [(type(option), option) for option in options]
+    *others, last = map(repr, options)
+    right = f"input should be {', '.join(others)} or {last}"
+    return kept((lambda value: (type(value), value) in known, right))
+
+
+_TEXT = (lambda value: isinstance(value, str), "input should be a valid string")
+_TABLE = (lambda value: isinstance(value, Mapping), "input should be a valid dictionary")
+_TYPED = (lambda option: "type" in option, "needs a type, the dotted path of a class")
+
+
+def text(pattern: str, right: str) -> Check:
+    """A text of this form."""
+    return kept(_TEXT, (re.compile(pattern).fullmatch, right))
+
+
 def _switch(value: Any) -> bool:
-    for wanted, words in ((True, ("true", "yes", "on", "1")), (False, ("false", "no", "off", "0"))):
-        if str(value).lower() in words:
-            return wanted
-    raise ValueError("input should be a valid boolean")
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("input should be a valid string")
-    return value
-
-
-def _device(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise ValueError("choose one of auto, cpu, cuda, cuda:N, mps")
-    return value
-
-
-def _table(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError("input should be a valid dictionary")
-    return dict(value)
-
-
-def _option(value: Any) -> dict[str, Any]:
-    if "type" not in (option := _table(value)):
-        raise ValueError("needs a type, the dotted path of a class")
-    return option
+    words = {"true": True, "yes": True, "on": True, "1": True}
+    words |= {"false": False, "no": False, "off": False, "0": False}
+    require(str(value).lower() in words, "input should be a valid boolean")
+    return words[str(value).lower()]
 
 
 Count = Annotated[int, number(int, least=1)]
@@ -182,9 +167,10 @@ NotNegative = Annotated[float, number(float, least=0)]
 Share = Annotated[float, number(float, least=0, below=1)]
 Seed = Annotated[int, number(int, least=0, below=2**63)]
 Switch = Annotated[bool, Check(_switch)]
-Text = Annotated[str, Check(_text)]
+Text = Annotated[str, kept(_TEXT)]
 Precision = Annotated[str, choice("auto", "fp32", "bf16", "fp16")]
-Device = Annotated[str, Check(_device)]
-Table = Annotated[Mapping[str, Any], Check(_table)]
-Option = Annotated[Mapping[str, Any], Check(_option)]
-"""A table with a type: `{type: dotted.path, **arguments}`."""
+Device = Annotated[
+    str, text(r"auto|cpu|mps|cuda(:\d+)?", "choose one of auto, cpu, cuda, cuda:N, mps")
+]
+Table = Annotated[Mapping[str, Any], kept(_TABLE)]
+Option = Annotated[Mapping[str, Any], kept(_TABLE, _TYPED)]

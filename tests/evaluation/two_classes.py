@@ -51,6 +51,12 @@ def judged(samples: np.ndarray, **changes: Any) -> tuple[dict[str, Any], dict[st
         "denoiser": Denoiser(Constant(), CosineSchedule(), VPrediction()),
         "extractor": PrincipalComponents(6),
         "num_levels": 3,
+        "max_images": None,
+        "neighbour_images": 2048,
         "denoising_images": 16,
+        "batch_size": 256,
+        "seed": 0,
+        "device": "cpu",
+        "precision": "fp32",
     }
     return evaluate(samples, **(arguments | changes))

@@ -43,14 +43,14 @@ def evaluate(
     denoiser: Denoiser,
     *,
     extractor: FeatureExtractor,
-    max_images: int | None = None,
-    neighbour_images: int = 2048,
-    denoising_images: int = 256,
-    num_levels: int = 12,
-    batch_size: int = 256,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    precision: str = "fp32",
+    max_images: int | None,
+    neighbour_images: int,
+    denoising_images: int,
+    num_levels: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+    precision: str,
 ) -> tuple[Metrics, dict[str, Any]]:
     """Judge samples and the model they come from.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
@@ -28,6 +27,8 @@ from ddpm_kedro.ranges import (
     Text,
     checked,
     choice,
+    require,
+    text,
 )
 
 # What shapes a training and goes into its fingerprint as it stands. Everything else is recorded.
@@ -39,18 +40,10 @@ _SHAPING = (
 
 
 def _halflives(value: Any) -> tuple[float, ...]:
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError("give numbers, at least one")
+    require(isinstance(value, list | tuple) and len(value) > 0, "give numbers, at least one")
     halflives = tuple(checked(NotNegative, halflife) for halflife in value)
-    if len(set(halflives)) < len(halflives):
-        raise ValueError("each one once")
+    require(len(set(halflives)) == len(halflives), "each one once")
     return halflives
-
-
-def _rendezvous(value: Any) -> str:
-    if not re.fullmatch(r".+:\d+", checked(Text, value)):
-        raise ValueError("give host:port")
-    return value
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,7 @@ class DistributedSettings(Settings):
     """Processes on this machine; one runs in this process, without a launcher."""
     nodes: Count
     """Machines."""
-    rendezvous: Annotated[str, Check(_rendezvous)] | None
+    rendezvous: Annotated[str, text(r".+:\d+", "give host:port")] | None
     """host:port where the machines meet; needed when nodes is more than 1."""
     wait_minutes: Positive
     """How long a machine waits there for the others."""
