@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar
 
-from ddpm_kedro.construction import build, locate
+from ddpm_kedro.construction import build, locate, long_form
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import sha256_of
 from ddpm_kedro.ranges import (
@@ -213,7 +213,7 @@ class TrainingSettings(Settings):
         if not self.conditional:  # then nothing is dropped, whatever the share
             shaping["label_dropout"] = 0
         shaping["init_from"] = None if self.init_from is None else _hash_of_model(self.init_from)
-        return shaping
+        return long_form(shaping)
 
     def recorded(self) -> dict[str, Any]:
         """What changes where, how fast or how often, but not what is learned."""
