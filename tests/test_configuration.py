@@ -71,8 +71,7 @@ def composed(preset: str, **given: Any) -> dict[str, Any]:
 def check(tree: Mapping[str, Any]) -> None:
     """All that is asked of a run of all stages before it begins."""
     parameters = Parameters.from_tree(tree)
-    check_options(parameters)
-    check_samplers(parameters)
+    check_samplers(parameters, *check_options(parameters))
 
 
 FORMULATIONS = yaml.safe_load((CONF / "base/parameters/formulations.yml").read_text())[
@@ -166,9 +165,9 @@ def test_a_run_that_only_draws_may_ask_for_a_sampler_of_another_schedule():
     """The schedule that counts is in the model file, which is known when it draws."""
     tree = composed("", sampler="flow_heun")
     parameters = Parameters.from_tree(tree)
-    check_options(parameters)
+    schedule, own = check_options(parameters)
     with pytest.raises(InputError, match=r"samplers\.flow_heun: FlowHeun follows"):
-        check_samplers(parameters)
+        check_samplers(parameters, schedule, own)
 
 
 def test_the_homework_is_what_the_course_says():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -24,8 +25,11 @@ from ddpm_kedro.training.lr_schedule import is_torch_scheduler
 from ddpm_kedro.training.settings import TrainingSettings
 
 
-def check_options(parameters: Parameters) -> None:
-    """Bind the chosen options' arguments, and build what is cheap to find clashes.
+def check_options(parameters: Parameters) -> tuple[NoiseSchedule, Sampler]:
+    """Build the chosen options once, and bind the arguments of those that are dear or need data.
+
+    Returns:
+        what :func:`check_samplers` asks of: the schedule and the sampler of a training.
 
     Raises:
         InputError: an unknown class or argument, or options that do not go together.
@@ -34,18 +38,17 @@ def check_options(parameters: Parameters) -> None:
     choose_device(parameters.device)
     with _named("datasets", parameters.dataset):
         check(parameters.preparation.source)
+    with _named("backbones", parameters.backbone):
+        vet(training.backbone, KINDS["backbone"], "backbone")
+        check(training.backbone, in_channels=3, num_classes=None)
+    with _named("noise_schedules", parameters.noise_schedule):
+        schedule = _built(training, "noise_schedule")
     with _named("augmentations", parameters.augmentation):
         build(training.augmentation)
-    with _named("backbones", parameters.backbone):
-        _vet(training, "backbone")
-        check(training.backbone, in_channels=3, num_classes=None)
-    schedule = _schedule(parameters)
     with _named("objectives", parameters.objective):
-        _vet(training, "objective")
-        build(training.objective).check(schedule)
+        _built(training, "objective").check(schedule)
     with _named("loss_weights", parameters.loss_weight):
-        _vet(training, "loss_weight")
-        build(training.loss_weight)
+        _built(training, "loss_weight")
     with _named("timestep_samplings", parameters.timestep_sampling):
         vet(training.timesteps, TimestepSampling, "timesteps")
         build(training.timesteps).check(schedule)
@@ -59,15 +62,15 @@ def check_options(parameters: Parameters) -> None:
         build(parameters.evaluation.features)
     _check_classes(parameters)
     with _named("samplers", parameters.sampler):
-        _vet(training, "sampler")
-        build(training.sampler)
+        own = _built(training, "sampler")
     if sampling.sampler is not None and "type" in sampling.sampler:  # else it changes a file's own
         with _named("sampling", "sampler"):
             vet(sampling.sampler, Sampler, "sampler")
             build(drawn_with({}, sampling.sampler, sampling.num_steps))
+    return schedule, own
 
 
-def check_samplers(parameters: Parameters) -> None:
+def check_samplers(parameters: Parameters, schedule: NoiseSchedule, own: Sampler) -> None:
     """Whether previews and samples can be drawn on the schedule that is trained on.
 
     For runs that train: a finished model has a schedule of its own, and sampling asks that one.
@@ -75,22 +78,18 @@ def check_samplers(parameters: Parameters) -> None:
     Raises:
         InputError: a sampler does not fit the schedule.
     """
-    schedule, own = _schedule(parameters), parameters.training.sampler
     with _named("samplers", parameters.sampler):
-        build(own).check(schedule)
+        own.check(schedule)
     sampling = parameters.sampling
-    with _named("sampling", "sampler"):
-        build(drawn_with(own, sampling.sampler, sampling.num_steps)).check(schedule)
+    if sampling.sampler is not None or sampling.num_steps is not None:
+        drawn = drawn_with(parameters.training.sampler, sampling.sampler, sampling.num_steps)
+        with _named("sampling", "sampler"):
+            build(drawn).check(schedule)
 
 
-def _schedule(parameters: Parameters) -> NoiseSchedule:
-    with _named("noise_schedules", parameters.noise_schedule):
-        _vet(parameters.training, "noise_schedule")
-        return build(parameters.training.noise_schedule)
-
-
-def _vet(training: TrainingSettings, name: str) -> None:
+def _built(training: TrainingSettings, name: str) -> Any:
     vet(getattr(training, name), KINDS[name], name)
+    return build(getattr(training, name))
 
 
 def _check_classes(parameters: Parameters) -> None:

@@ -1,10 +1,9 @@
-"""The typed shape of the whole parameter tree.
+"""The typed shape of the whole parameter tree: closed, so an unknown key is refused everywhere.
 
-The values themselves stand in `conf/`; nothing here has a default, so a YAML file never lacks a
-line that runs use. What the values of a section mean and may be stands with what they are for:
-`images/settings.py`, `training/settings.py`, `diffusion/settings.py` and `evaluation/settings.py`.
-Sections are closed: an unknown key is refused, at the top level too. Tables of options are open by
-name; `option_check.py` looks at those that are chosen.
+The values stand in `conf/`; nothing has a default here, so a YAML file never lacks a line that runs
+use. What the values of a section mean and may be stands beside what uses them, in `settings.py` of
+images, training, diffusion (for sampling) and evaluation. Tables of options are open by name;
+`option_check.py` looks at the options that are chosen.
 """
 
 from __future__ import annotations
