@@ -286,6 +286,24 @@ def test_a_conditional_model_follows_its_label() -> None:
     assert (guided != turns).any()
 
 
+def test_guidance_may_be_limited_to_an_interval_of_noise_levels() -> None:
+    model = tiny_model(conditional=True)
+
+    def drawn(interval: list[float] | None) -> tuple[np.ndarray, dict[str, Any]]:
+        asked = sampling_parameters(guidance=3.0, guidance_interval=interval, num_steps=3)
+        return sampling.nodes.sample_images(model, asked)
+
+    everywhere, card = drawn(None)
+    assert card["guidance"] == 3.0
+    np.testing.assert_array_equal(drawn([0, 1e9])[0], everywhere)
+    plain = model.sample(10, seed=5, num_steps=3)
+    np.testing.assert_array_equal(drawn([0, 1e-9])[0], plain)
+    partly, card = drawn([0.2, 5])
+    assert (partly != everywhere).any()
+    assert (partly != plain).any()
+    assert json.loads(json.dumps(card))["guidance"] == {"scale": 3.0, "interval": [0.2, 5.0]}
+
+
 @pytest.mark.parametrize(
     ("classes", "label", "meant"),
     [
