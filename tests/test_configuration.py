@@ -258,6 +258,13 @@ def test_wrong_input_is_one_line_that_names_it(given, words):
     assert "\n" not in str(refused.value)
 
 
+def test_a_value_is_named_where_it_was_given_and_the_other_mistakes_are_counted():
+    for given, more in (({}, ""), ({"training": {"batch_size": 0, "lanes": 0.5}}, " (and 2 more)")):
+        with pytest.raises(InputError) as refused:
+            check(composed("", seed=-1, **given))
+        assert str(refused.value) == f"seed=-1: input should be greater than or equal to 0{more}"
+
+
 def test_nested_options_and_infinity_are_taken_where_they_belong():
     dynamic = {"type": "ddpm_kedro.diffusion.samplers.thresholding.DynamicThreshold"}
     check(composed("", samplers={"ddim": {"thresholding": dynamic}}))

@@ -17,6 +17,10 @@ from ddpm_kedro.errors import InputError
 _CHOICE = re.compile(r"^\$\{(?P<table>\w+)\.\$\{(?P<name>\w+)\}(\.(?P<field>\w+))?\}$")
 
 
+# Tables that would hide an interpolation, each with its path and the line that it lies over
+Waiting = list[tuple[tuple[str, ...], str, Mapping[str, Any]]]
+
+
 def compose(
     layers: Iterable[Mapping[str, Any]], users: Iterable[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
@@ -37,7 +41,7 @@ def compose(
     """
     layers, users = list(layers), list(users)
     merged: dict[str, Any] = {}
-    waiting: list[tuple[tuple[str, ...], str, Mapping[str, Any]]] = []
+    waiting: Waiting = []
     for layer in (*layers, *users):
         parts = _parts(layers[0], layer)
         waiting = [
@@ -125,14 +129,10 @@ def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def overlay(
     under: Mapping[str, Any],
     over: Mapping[str, Any],
-    waiting: list[tuple[tuple[str, ...], str, Mapping[str, Any]]],
+    waiting: Waiting,
     path: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """`over` laid key by key over `under`, both left as they are.
-
-    `waiting` gets each table that would hide an interpolation: its path, the interpolation and
-    the table.
-    """
+    """`over` laid key by key over `under`, both left as they are; `waiting` is added to."""
     merged = dict(under)
     for key, value in over.items():
         here = (*path, str(key))

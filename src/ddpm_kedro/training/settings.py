@@ -31,11 +31,15 @@ from ddpm_kedro.ranges import (
     text,
 )
 
-# What shapes a training and goes into its fingerprint as it stands. Everything else is recorded.
+# What shapes a training and goes into its fingerprint: options with the defaults of their types,
+# and the rest as it stands. Everything else is recorded.
+_SHAPING_OPTIONS = (
+    "augmentation", "noise_schedule", "objective", "loss_weight", "timesteps", "optimizer",
+    "lr_schedule",
+)  # fmt: skip
 _SHAPING = (
-    "augmentation", "backbone", "noise_schedule", "objective", "loss_weight", "timesteps",
-    "optimizer", "lr_schedule", "batch_size", "clip_norm", "ema", "conditional", "label_dropout",
-    "seed", "held_out_fraction", "held_out_images",
+    *_SHAPING_OPTIONS, "backbone", "batch_size", "clip_norm", "ema", "conditional",
+    "label_dropout", "seed", "held_out_fraction", "held_out_images",
 )  # fmt: skip
 
 
@@ -201,15 +205,12 @@ class TrainingSettings(Settings):
         Args:
             content_hash: of the training images.
         """
-        shaping: dict[str, Any] = {"images": content_hash}
-        shaping |= {name: getattr(self, name) for name in _SHAPING}
-        shaping["ema"] = asdict(self.ema)
-        shaping["lr_schedule"] = with_defaults(self.lr_schedule)
+        chosen = asdict(self)
+        shaping = {"images": content_hash, **{name: chosen[name] for name in _SHAPING}}
+        for name in _SHAPING_OPTIONS:
+            shaping[name] = with_defaults(chosen[name])
         if self.settled_images == 0:
             shaping["lr_schedule"]["budget_images"] = self.budget_images
-        shaping["optimizer"] = with_defaults(self.optimizer)
-        for name in ("augmentation", "noise_schedule", "objective", "loss_weight", "timesteps"):
-            shaping[name] = with_defaults(getattr(self, name))
         if not self.conditional:  # then nothing is dropped, whatever the share
             shaping["label_dropout"] = 0
         shaping["init_from"] = None if self.init_from is None else _hash_of_model(self.init_from)
@@ -228,7 +229,7 @@ _NOT_SHAPING_ARGUMENTS = ("fused", "foreach", "capturable", "differentiable")
 def with_defaults(option: Mapping[str, Any]) -> dict[str, Any]:
     """An option with the plain defaults of its type's signature written out.
 
-    So that ``{type: torch.optim.Adam}`` and the same with ``lr: 0.001`` are the same training, and
+    So that `{type: torch.optim.Adam}` and the same with `lr: 0.001` are the same training, and
     a default that changes with a release is seen.
     """
     full = {}
