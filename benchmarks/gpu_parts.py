@@ -29,7 +29,7 @@ from measurement import ROOT, chosen_device, wait_for
 
 from ddpm_kedro.diffusion.model import load_model
 from ddpm_kedro.evaluation.evaluate import evaluate
-from ddpm_kedro.evaluation.features import PrincipalComponents
+from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.images import ImageFolder, ParquetImages
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
@@ -388,13 +388,16 @@ def long_training(options: Options) -> dict[str, Any]:
     )  # fmt: skip
     options.results.mkdir(parents=True, exist_ok=True)
     make_grid(samples[:80], columns=16, scale=1).save(options.results / "gpu_long.png")
-    metrics, _ = evaluate(
-        samples, images, test, model.denoiser, device=device, max_images=10_000,
+    settings = EvaluationSettings(
+        features={
+            "type": "ddpm_kedro.PrincipalComponents", "num_components": 3 if options.tiny else 20,
+        },
+        max_images=10_000,
         neighbour_images=8 if options.tiny else 1024,
         denoising_images=8 if options.tiny else 256,
-        num_levels=12, batch_size=256, seed=0, precision="fp32",
-        extractor=PrincipalComponents(3 if options.tiny else 20),
+        noise_levels=12, batch_size=256, precision="fp32", seed=0, device=str(device),
     )  # fmt: skip
+    metrics, _ = evaluate(samples, images, test, model.denoiser, settings)
     seen = records[-1]["images_seen"]
     what = f"{network}, {seen:,} of {budget:,} images"
     distance, floor = metrics["frechet_distance"], metrics["frechet_floor"]

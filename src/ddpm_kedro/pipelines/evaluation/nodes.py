@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.model import Model
-from ddpm_kedro.diffusion.precision import choose_device, choose_precision
 from ddpm_kedro.evaluation.cards import (
     check_evaluation,
     check_samples,
@@ -42,22 +40,7 @@ def evaluate_samples(
         InputError: samples, model and training images do not belong together.
     """
     check_samples(samples_card, samples, model, train_images)
-    device = choose_device(parameters.device)
-    metrics, diagnostics = evaluate(
-        samples,
-        train_images,
-        test_images,
-        model.denoiser,
-        extractor=build(parameters.features),
-        max_images=parameters.max_images,
-        neighbour_images=parameters.neighbour_images,
-        denoising_images=parameters.denoising_images,
-        num_levels=parameters.noise_levels,
-        batch_size=parameters.batch_size,
-        seed=parameters.seed,
-        device=device,
-        precision=choose_precision(parameters.precision, device).name,
-    )
+    metrics, diagnostics = evaluate(samples, train_images, test_images, model.denoiser, parameters)
     # An infinite argument becomes its name: the file is JSON, which has no infinity.
     spec = json.loads(json.dumps(model.spec.to_dict()), parse_constant=str)
     evaluated = evaluation_card(samples_card, metrics, train_images)
