@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,8 +60,7 @@ def levels_at(schedule: NoiseSchedule, times: Sequence[float]) -> list[Level]:
 class SamplingRun:
     """What one call of `Sampler.sample` carries from step to step.
 
-    `history` is the sampler's to keep what later steps need; it starts empty. `noise_calls` counts
-    the calls of `noise` in each step.
+    `history` is the sampler's to keep what later steps need; it starts empty.
     """
 
     denoiser: DenoiserLike
@@ -72,9 +70,9 @@ class SamplingRun:
     rows: Tensor
     seed: int
     dtype: torch.dtype
-    step_number: int = 0
     history: dict[str, Any] = field(default_factory=dict)
-    noise_calls: Counter[int] = field(default_factory=Counter)
+    step_number: int = 0
+    draws: int = 0  # of noise, in this step so far
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
         """Estimate of x_0 (B, C, H, W) at this level, thresholded if the sampler does that."""
@@ -84,22 +82,23 @@ class SamplingRun:
 
     def noise(self) -> Tensor:
         """N(0, I) numbers (B, C, H, W), new ones with every call, each row from its own stream."""
-        call = self.noise_calls[self.step_number]
-        self.noise_calls[self.step_number] += 1
-        # The generator's step has 56 bits: the low 32 number steps, those above calls within one.
-        return self._normal(Stream.SAMPLER, self.step_number + (call << 32))
+        # The generator's step has 56 bits: the low 32 number steps, those above draws within one.
+        number = self.step_number + (self.draws << 32)
+        self.draws += 1
+        return self._normal(Stream.SAMPLER, number)
 
     def initial_noise(self) -> Tensor:
         """N(0, I) numbers (B, C, H, W) to start from."""
         return self._normal(Stream.INITIAL, 0)
 
-    def _normal(self, stream: Stream, step: int) -> Tensor:
-        rows = self.rows
-        return normal(self.seed, stream, step, rows, self.shape, device=rows.device).to(self.dtype)
+    def _normal(self, stream: Stream, number: int) -> Tensor:
+        return normal(self.seed, stream, number, self.rows, self.shape).to(self.dtype)
 
 
 class Sampler(ABC):
     """Draws images by walking a denoiser down a grid of noise levels.
+
+    A new one writes `step`, in terms of `run.denoise` and, where it is stochastic, `run.noise`.
 
     num_steps: intervals of the grid, >= 1 (and at most T on a discrete schedule).
     spacing: "leading", "trailing", "linspace" or "karras", see `spacing.timestep_grid`; None is
@@ -131,10 +130,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(self, run: SamplingRun, x: Tensor, now: Level, then: Level) -> Tensor:
-        """x at level `then` from x (B, C, H, W) at level `now`; `then.sigma` is 0 in the last step.
-
-        Calls `run.denoise(x, level)`, once or more, and `run.noise()` where it is stochastic.
-        """
+        """x at level `then` from x (B, C, H, W) at level `now`; `then.sigma` is 0 in the last."""
 
     @torch.no_grad()
     def sample(
@@ -175,6 +171,7 @@ class Sampler(ABC):
             x = run.initial_noise() * denoiser.schedule.initial_std(levels[0].t)
             path = [x]
             for run.step_number, (now, then) in enumerate(pairwise(levels)):
+                run.draws = 0
                 x = self.step(run, x, now, then)
                 if trajectory:
                     path.append(x)
@@ -195,9 +192,8 @@ def first_order(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
 
 
 def _device_of(denoiser: DenoiserLike) -> torch.device:
-    parameters = denoiser.parameters() if isinstance(denoiser, nn.Module) else iter(())
-    weight = next(parameters, None)
-    return torch.device("cpu") if weight is None else weight.device
+    weights = denoiser.parameters() if isinstance(denoiser, nn.Module) else ()
+    return next((weight.device for weight in weights), torch.device("cpu"))
 
 
 @contextmanager

@@ -1,95 +1,20 @@
-"""Noise schedules: how much image and how much noise make up x_t = alpha(t) x_0 + sigma(t) eps.
+"""Variance-preserving schedules of T levels at t = 0, 1, ..., T-1.
 
-Time runs from `t_clean` (alpha = 1, sigma = 0) to `t_max` (the noisiest level). A discrete schedule
-of T levels puts them at t = 0, 1, ..., T-1 and the clean image at t = -1, so that the first noisy
-level has sigma^2 = beta_0 and not zero.
+The clean image is at t = -1, so that the first noisy level has sigma^2 = beta_0 and not zero.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
+from ddpm_kedro.diffusion.noise_schedule.base import NoiseSchedule, real_dtype
 from ddpm_kedro.errors import InputError
 
 MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last levels from being singular
-
-VARIANCE_PRESERVING = "variance preserving"
-VARIANCE_EXPLODING = "variance exploding"
-STRAIGHT_PATH = "straight path"
 MAX_TIMESTEPS = 1_000_000
-
-
-def real_dtype(device: torch.device | str) -> torch.dtype:
-    """Widest real type for times and coefficients on `device`: float64, which mps has not."""
-    return torch.float32 if torch.device(device).type == "mps" else torch.float64
-
-
-class NoiseSchedule(ABC):
-    """A Gaussian path between an image and noise, x_t = alpha(t) x_0 + sigma(t) eps, eps ~ N(0, I).
-
-    Every method takes t as a real tensor of any shape and answers in that shape on t's device, in
-    float64 (float32 on mps). `family` names the path: variance preserving (alpha^2 + sigma^2 = 1),
-    variance exploding (alpha = 1) or straight path (alpha + sigma = 1).
-    """
-
-    family: str
-    t_clean: float
-    t_min: float  # the cleanest level that still has noise and that a network is trained on
-    t_max: float
-    num_timesteps: int | None = None  # T of a discrete schedule, None where time is continuous
-    rho: float = 7.0  # exponent of the Karras grid, Karras et al. 2022, eq. 5
-
-    @abstractmethod
-    def alpha(self, t: Tensor) -> Tensor:
-        """Factor of the image at time t, in [0, 1]."""
-
-    @abstractmethod
-    def sigma(self, t: Tensor) -> Tensor:
-        """Factor of the noise at time t, >= 0 (in units of the pixel range [-1, 1])."""
-
-    @abstractmethod
-    def time_input(self, t: Tensor) -> Tensor:
-        """What the network is told about time, float32, in t's shape."""
-
-    @abstractmethod
-    def from_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The time t at which log_snr(t) is the given one, clamped to the path."""
-
-    @abstractmethod
-    def from_uniform(self, u: Tensor) -> Tensor:
-        """Map u in [0, 1) to training times, so that a uniform u is the schedule's uniform draw."""
-
-    def log_snr(self, t: Tensor) -> Tensor:
-        """ln(alpha^2 / sigma^2), natural logarithm: +inf at t_clean, falling with t."""
-        return 2 * (self.alpha(t).log() - self.sigma(t).log())
-
-    def initial_std(self, t: float) -> float:
-        """Standard deviation of the noise x_t that sampling starts from at time t."""
-        return float(self.sigma(torch.tensor(t, dtype=torch.float64)))
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32, or in float64 if it has that already."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def perturb(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """x_t = alpha x_0 + sigma noise, the forward process (Ho et al. 2020, eq. 4), (B, C, H, W).
-
-    x0, noise: (B, C, H, W); alpha, sigma: (B,) or 0-dim. Half-precision images are widened first:
-    in bfloat16 the ten lowest of 1000 levels would add no noise at all.
-    """
-    x0, noise = at_least_float32(x0), at_least_float32(noise)
-    return per_row(alpha, x0) * x0 + per_row(sigma, x0) * noise
-
-
-def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """Shape numbers of (B,) or () for products with `like` (B, C, H, W), in its dtype."""
-    return values.to(like.dtype).reshape(values.shape + (1,) * (like.ndim - 1))
 
 
 class DiscreteSchedule(NoiseSchedule):
@@ -101,9 +26,7 @@ class DiscreteSchedule(NoiseSchedule):
     alpha_bar: (T,) float64, strictly falling, in [0, 1).
     """
 
-    family = VARIANCE_PRESERVING
     t_clean = -1.0
-    t_min = 0.0
 
     def __init__(self, alpha_bar: Tensor) -> None:
         alpha_bar = alpha_bar.to("cpu", torch.float64)
@@ -116,19 +39,18 @@ class DiscreteSchedule(NoiseSchedule):
         self.num_timesteps = len(alpha_bar)
         self.t_max = float(self.num_timesteps - 1)
         # Entry i is level i - 1. The last is there twice so that t_max itself can be interpolated.
-        self._tables = {
-            torch.device("cpu"): torch.cat([alpha_bar.new_ones(1), alpha_bar, alpha_bar[-1:]])
-        }
+        table = torch.cat([alpha_bar.new_ones(1), alpha_bar, alpha_bar[-1:]])
+        self._tables = {table.device: table}
 
     @property
     def alpha_bar(self) -> Tensor:
         """(T,) float64 on the CPU: alpha(t)^2 at t = 0..T-1."""
-        return self._tables[torch.device("cpu")][1:-1]
+        return self._table(torch.device("cpu"))[1:-1]
 
     @property
     def betas(self) -> Tensor:
         """(T,) float64 on the CPU: beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, t = 0..T-1."""
-        table = self._tables[torch.device("cpu")]
+        table = self._table(torch.device("cpu"))
         return 1 - table[1:-1] / table[:-2]
 
     def _table(self, device: torch.device) -> Tensor:
@@ -164,10 +86,6 @@ class DiscreteSchedule(NoiseSchedule):
 
     def from_uniform(self, u: Tensor) -> Tensor:
         return (u.to(real_dtype(u.device)) * self.num_timesteps).floor()
-
-    def initial_std(self, t: float) -> float:
-        """1: images are taken to have about unit variance, so x_t has too."""
-        return 1.0
 
 
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
@@ -270,69 +188,3 @@ class ZeroTerminalSNR(DiscreteSchedule):
             )
         alpha = schedule.alpha_bar.sqrt()
         super().__init__(((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2)
-
-
-class EDMSchedule(NoiseSchedule):
-    """Time is the noise level itself: alpha = 1, sigma(t) = t in (0, sigma_max].
-
-    Karras et al. 2022, table 1, column "Ours". The network is told ln(sigma)/4. sigma_min and
-    sigma_max bound the sampling grid; rho is its exponent.
-    """
-
-    family = VARIANCE_EXPLODING
-    t_clean = 0.0
-
-    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
-        if not (0 < sigma_min < sigma_max < math.inf and rho > 0):
-            raise InputError(
-                "EDMSchedule: needs 0 < sigma_min < sigma_max and rho > 0, not "
-                f"{sigma_min}, {sigma_max} and {rho}"
-            )
-        self.t_min, self.t_max, self.rho = float(sigma_min), float(sigma_max), float(rho)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t, dtype=real_dtype(t.device))
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return t.to(real_dtype(t.device))
-
-    def time_input(self, t: Tensor) -> Tensor:
-        """ln(sigma) / 4."""
-        return (self.sigma(t).log() / 4).float()
-
-    def from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return torch.exp(-log_snr.to(real_dtype(log_snr.device)) / 2)
-
-    def from_uniform(self, u: Tensor) -> Tensor:
-        """Uniform in sigma^(1/rho), as the Karras grid is."""
-        low, high = self.t_min ** (1 / self.rho), self.t_max ** (1 / self.rho)
-        return (low + u.to(real_dtype(u.device)) * (high - low)) ** self.rho
-
-
-class FlowSchedule(NoiseSchedule):
-    """The straight path x_t = (1 - t) x_0 + t eps, t in [0, 1]; the network is told 1000 t.
-
-    Lipman et al. 2023, example II (with sigma_min = 0); Liu et al. 2023, rectified flow.
-    """
-
-    family = STRAIGHT_PATH
-    t_clean = 0.0
-    t_min = 0.0
-    t_max = 1.0
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return 1 - t.to(real_dtype(t.device))
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return t.to(real_dtype(t.device))
-
-    def time_input(self, t: Tensor) -> Tensor:
-        """1000 t, the range of the discrete schedules' index."""
-        return (1000 * self.sigma(t)).float()
-
-    def from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return torch.sigmoid(-log_snr.to(real_dtype(log_snr.device)) / 2)
-
-    def from_uniform(self, u: Tensor) -> Tensor:
-        """1 - u, in (0, 1]: never the clean image, where there is nothing to learn."""
-        return 1 - u.to(real_dtype(u.device))
