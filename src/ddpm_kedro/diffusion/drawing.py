@@ -45,13 +45,10 @@ USUAL_SAMPLERS: Mapping[str, Mapping[str, Any]] = {
 def drawn_with(
     own: Mapping[str, Any], asked: Mapping[str, Any] | None, num_steps: int | None = None
 ) -> dict[str, Any]:
-    """The option of the sampler that draws.
+    """The option of the sampler that draws: the model's `own` where nothing is `asked`.
 
-    Args:
-        own: option of the model's own sampler.
-        asked: None for that one, an option in its place, or, a table without a type, arguments
-            that change it.
-        num_steps: of whichever it is, None for its own.
+    A table with a type takes its place, one without changes arguments of it; `num_steps`, if it is
+    given, is of whichever it is.
     """
     option = {**(own if asked is None or "type" not in asked else {}), **(asked or {})}
     return option if num_steps is None else {**option, "num_steps": num_steps}
@@ -59,11 +56,7 @@ def drawn_with(
 
 @dataclass(frozen=True)
 class Drawing:
-    """One call of :meth:`Model.sample`: a model's spec and denoiser, and what is asked of them.
-
-    Raises:
-        InputError: a number or a choice out of its range.
-    """
+    """One call of :meth:`Model.sample`, whose arguments these are, and the model's two halves."""
 
     spec: ModelSpec
     denoiser: Denoiser
@@ -93,15 +86,10 @@ class Drawing:
     def images(
         self, device: torch.device, progress: bool | Callable[[float], object]
     ) -> np.ndarray:
-        """Draw: (N, C, H, W) uint8; the arguments are those of :meth:`Model.sample`.
-
-        Raises:
-            InputError: labels or guidance that this model cannot follow.
-        """
-        labels = self._label_of_each()
-        lanes, shown = Lanes(torch.get_num_threads()), progress is True
-        plan = self._plan(device, lanes)
-        denoiser = self._guided(plan.network)
+        """(N, C, H, W) uint8, drawn on the network's device."""
+        labels, lanes = self._label_of_each(), Lanes(torch.get_num_threads())
+        network, batch_size, at_once, multiple = self._plan(device, lanes)
+        denoiser, shown = self._guided(network), progress is True
         with (
             autocast(self.precision, device.type),
             product_mode(self.precision),
@@ -111,7 +99,7 @@ class Drawing:
         ):
             if shown and (seconds := seconds_of_sampling(
                 self.solver, denoiser, self.spec.image_shape, self.num_samples,
-                at_once=plan.at_once, labels=labels, device=device,
+                at_once=at_once, labels=labels, device=device,
             )):  # fmt: skip
                 bar.say(
                     f"sampling {self.num_samples:,} images in {self.solver.num_steps} steps in "
@@ -119,7 +107,7 @@ class Drawing:
                     predicted={"sampling": seconds},
                 )
             on_images = progress if callable(progress) else bar.update
-            return self._walk(denoiser, labels, plan, device, on_images)
+            return self._walk(denoiser, labels, batch_size, multiple, on_images)
 
     def _label_of_each(self) -> Tensor | None:
         """The label of each image, (N,) int64, or None for an unconditional model."""
@@ -149,8 +137,8 @@ class Drawing:
         denoiser = Denoiser(network, self.denoiser.schedule, self.denoiser.objective)
         if self.guidance is None:
             return denoiser
-        by_scale = not isinstance(self.guidance, Mapping)
-        options = {"scale": self.guidance} if by_scale else self.guidance
+        is_table = isinstance(self.guidance, Mapping)
+        options = self.guidance if is_table else {"scale": self.guidance}
         training, scale = self.spec.provenance.get("training"), options.get("scale")
         dropout = training.get("label_dropout") if isinstance(training, Mapping) else None
         if dropout == 0 and scale != 1:
@@ -160,7 +148,9 @@ class Drawing:
             )
         return ClassifierFreeGuidance(denoiser, **options)
 
-    def _plan(self, device: torch.device, lanes: Lanes) -> Plan:
+    def _plan(self, device: torch.device, lanes: Lanes) -> tuple[nn.Module, int, int, int]:
+        """The network in tiles or compiled; how many images walk together, and go through it at
+        once; the number of rows of which a batch must be a multiple."""
         pixels = self.spec.height * self.spec.width
         fitting = min(MOST_IMAGES_PER_BATCH, max(1, PIXELS_PER_BATCH // pixels))
         at_once = batch_size = min(self.num_samples, self.batch_size or fitting)
@@ -178,30 +168,29 @@ class Drawing:
         if self.compile == "on" or (self.compile == "auto" and pays):
             network = Compiled(network)
             multiple = at_once = batch_size  # of one size: each other one would compile again
-        return Plan(network, batch_size, at_once, multiple)
+        return network, batch_size, at_once, multiple
 
     def _walk(
         self,
         denoiser: Denoiser | ClassifierFreeGuidance,
         labels: Tensor | None,
-        plan: Plan,
-        device: torch.device,
+        batch_size: int,
+        multiple: int,
         on_images: Callable[[float], object],
     ) -> np.ndarray:
         """(N, C, H, W) uint8, batch by batch; each step tells `on_images` its share of N."""
         images = np.empty((self.num_samples, *self.spec.image_shape), dtype=np.uint8)
         drawn: tuple[int, Tensor] | None = None
-        for first in range(0, self.num_samples, plan.batch_size):
-            count = min(plan.batch_size, self.num_samples - first)
+        for first in range(0, self.num_samples, batch_size):
+            count = min(batch_size, self.num_samples - first)
             share = count / self.solver.num_steps
-            rows = torch.arange(first, first + count + -count % plan.multiple)
+            rows = torch.arange(first, first + count + -count % multiple)
             batch = self.solver.sample(
                 denoiser,
                 self.spec.image_shape,
                 rows,
                 self.seed,
                 labels=None if labels is None else labels[rows % self.num_samples],
-                device=device,
                 on_step=lambda number, x, share=share: on_images(share),
             )
             # Read back when the next batch is queued, so that a GPU never waits for the host.
@@ -210,23 +199,6 @@ class Drawing:
             drawn = first, quantise(batch[:count])
         images[drawn[0] :] = drawn[1].cpu().numpy()
         return images
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the network runs, and on how many images.
-
-    Attributes:
-        network: the model's, in tiles or compiled.
-        batch_size: images that walk from noise together.
-        at_once: images of one pass through the network.
-        multiple: a batch is filled up to a multiple of this many rows.
-    """
-
-    network: nn.Module
-    batch_size: int
-    at_once: int
-    multiple: int
 
 
 def _is_whole(value: Any) -> bool:

@@ -27,13 +27,10 @@ class Model:
 
     Args:
         spec: what it is, in plain values.
-        network: its backbone with weights, or None to build one with fresh weights.
-        trusted: module prefixes that the spec's types may name; None (for a spec of one's own)
-            allows any.
+        network: its backbone with weights; None builds one with fresh weights.
+        trusted: module prefixes that the spec's types may name; None (a spec of one's own): any.
 
     Attributes:
-        spec: as given.
-        network: the backbone, a ``torch.nn.Module``.
         denoiser: estimate of x_0 from (x_t, t, labels), see :class:`Denoiser`.
         identity: ``{"model": content hash of its file, "weights": name of the set}``, None for a
             model that was made and not loaded.
@@ -53,7 +50,8 @@ class Model:
         schedule = spec.build("noise_schedule", trusted)
         objective = spec.build("objective", trusted)
         loss_weight = spec.build("loss_weight", trusted) if spec.loss_weight else None
-        self._sampler = spec.build("sampler", trusted) if spec.sampler else None
+        if spec.sampler:  # refused here and not when it is to draw
+            spec.build("sampler", trusted)
         network = spec.build("backbone", trusted) if network is None else network
         self.network = network.to(memory_format=torch.channels_last)  # convolutions are faster so
         self.denoiser = Denoiser(self.network, schedule, objective, loss_weight)
@@ -79,7 +77,7 @@ class Model:
         compile: str = "auto",
         progress: bool | Callable[[float], object] = False,
     ) -> np.ndarray:
-        """Make images.
+        """Make images: (N, C, H, W) uint8.
 
         Image i depends on the model, the options, ``seed`` and i, never on ``num_samples`` or
         ``batch_size``: the bytes are equal on a CPU in fp32, there whatever the number of threads
@@ -103,9 +101,6 @@ class Model:
             progress: say how long it takes and show a progress bar (lines where there is no
                 terminal); or a function that is called after each step with a number of images,
                 which add up to N.
-
-        Returns:
-            (N, C, H, W) uint8.
 
         Raises:
             InputError: an argument out of its range, or one that this model cannot follow.
@@ -146,9 +141,7 @@ def load_model(
     """Read a model file. Nothing in it is executed: it may only name classes to build.
 
     Args:
-        path: what :func:`save_model` wrote.
         weights: which set of weights, such as "ema" or "raw".
-        device: where the model goes.
         trusted_modules: module prefixes besides this package's own whose classes the file may name.
 
     Raises:

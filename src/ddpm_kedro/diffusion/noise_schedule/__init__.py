@@ -22,19 +22,7 @@ from ddpm_kedro.diffusion.noise_schedule.discrete import (
 )
 
 __all__ = [
-    "STRAIGHT_PATH",
-    "VARIANCE_EXPLODING",
-    "VARIANCE_PRESERVING",
-    "CosineSchedule",
-    "DiscreteSchedule",
-    "EDMSchedule",
-    "FlowSchedule",
-    "LinearSchedule",
-    "NoiseSchedule",
-    "SigmoidSchedule",
-    "ZeroTerminalSNR",
-    "at_least_float32",
-    "per_row",
-    "perturb",
-    "real_dtype",
-]
+    "STRAIGHT_PATH", "VARIANCE_EXPLODING", "VARIANCE_PRESERVING", "CosineSchedule",
+    "DiscreteSchedule", "EDMSchedule", "FlowSchedule", "LinearSchedule", "NoiseSchedule",
+    "SigmoidSchedule", "ZeroTerminalSNR", "at_least_float32", "per_row", "perturb", "real_dtype",
+]  # fmt: skip

@@ -30,16 +30,15 @@ class DiscreteSchedule(NoiseSchedule):
 
     def __init__(self, alpha_bar: Tensor) -> None:
         alpha_bar = alpha_bar.to("cpu", torch.float64)
-        falls = torch.cat([alpha_bar.new_ones(1), alpha_bar]).diff() < 0
-        if not falls.all() or alpha_bar[-1] < 0:
-            raise InputError(
-                f"{type(self).__name__}: alpha_bar must fall strictly from below 1 and stay >= 0; "
-                f"it does not at timestep {int((~falls).nonzero()[0]) if not falls.all() else -1}"
-            )
-        self.num_timesteps = len(alpha_bar)
-        self.t_max = float(self.num_timesteps - 1)
         # Entry i is level i - 1. The last is there twice so that t_max itself can be interpolated.
         table = torch.cat([alpha_bar.new_ones(1), alpha_bar, alpha_bar[-1:]])
+        wrong = ~((table[:-1].diff() < 0) & (alpha_bar >= 0))
+        if wrong.any():
+            raise InputError(
+                f"{type(self).__name__}: alpha_bar must fall strictly from below 1 and stay >= 0; "
+                f"it does not at timestep {int(wrong.nonzero()[0])}"
+            )
+        self.num_timesteps, self.t_max = len(alpha_bar), float(len(alpha_bar) - 1)
         self._tables = {table.device: table}
 
     @property
@@ -133,10 +132,8 @@ class LinearSchedule(DiscreteSchedule):
                 f"1000 / num_timesteps = {scale * beta_end:g} and must stay below 1; choose "
                 f"num_timesteps > {math.floor(1000 * beta_end)}, a lower beta_end or CosineSchedule"
             )
-        betas = torch.linspace(
-            scale * beta_start, scale * beta_end, num_timesteps, dtype=torch.float64
-        )
-        super().__init__(_from_betas(betas))
+        ends = scale * beta_start, scale * beta_end
+        super().__init__(_from_betas(torch.linspace(*ends, num_timesteps, dtype=torch.float64)))
 
 
 class CosineSchedule(DiscreteSchedule):

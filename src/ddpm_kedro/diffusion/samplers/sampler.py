@@ -45,15 +45,14 @@ class Level:
     def half_log_snr(self) -> float:
         """lambda = ln(alpha / sigma), -inf for pure noise, +inf for the clean image."""
         if not self.alpha or not self.sigma:
-            return -math.inf if not self.alpha else math.inf
+            return math.inf if self.alpha else -math.inf
         return math.log(self.alpha) - math.log(self.sigma)
 
 
 def levels_at(schedule: NoiseSchedule, times: Sequence[float]) -> list[Level]:
     """The levels at the given times, worked out in float64 on the CPU."""
     t = torch.tensor(times, dtype=torch.float64)
-    alphas, sigmas = schedule.alpha(t).tolist(), schedule.sigma(t).tolist()
-    return [Level(*level) for level in zip(times, alphas, sigmas, strict=True)]
+    return list(map(Level, times, schedule.alpha(t).tolist(), schedule.sigma(t).tolist()))
 
 
 @dataclass
@@ -85,13 +84,10 @@ class SamplingRun:
         # The generator's step has 56 bits: the low 32 number steps, those above draws within one.
         number = self.step_number + (self.draws << 32)
         self.draws += 1
-        return self._normal(Stream.SAMPLER, number)
+        return self.normal(Stream.SAMPLER, number)
 
-    def initial_noise(self) -> Tensor:
-        """N(0, I) numbers (B, C, H, W) to start from."""
-        return self._normal(Stream.INITIAL, 0)
-
-    def _normal(self, stream: Stream, number: int) -> Tensor:
+    def normal(self, stream: Stream, number: int) -> Tensor:
+        """N(0, I) numbers (B, C, H, W) of this stream, in the dtype of the walk."""
         return normal(self.seed, stream, number, self.rows, self.shape).to(self.dtype)
 
 
@@ -115,13 +111,12 @@ class Sampler(ABC):
     ) -> None:
         if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
             raise InputError(f"num_steps: a whole number of at least 1, not {num_steps!r}")
-        self.num_steps = num_steps
-        self.spacing = spacing
+        self.num_steps, self.spacing = num_steps, spacing
         self.threshold = thresholding_named(thresholding)
 
     def check(self, schedule: NoiseSchedule) -> None:
         """Raise InputError where this sampler cannot work on the schedule."""
-        timestep_grid(schedule, self.num_steps, self.spacing)
+        self.levels(schedule)
 
     def levels(self, schedule: NoiseSchedule) -> list[Level]:
         """The num_steps + 1 noise levels of the walk: falling, the last one clean (sigma = 0)."""
@@ -151,9 +146,8 @@ class Sampler(ABC):
         denoiser that is a module runs in evaluation mode and gets its modes back afterwards.
 
         shape: (C, H, W); rows: int64 (B,), the samples' numbers; labels: int64 (B,) or None;
-        device: of the denoiser's weights if None; on_step(number, x): called after every step
-        with its number, from 1, and x; trajectory: return (num_steps + 1, B, C, H, W), from
-        noise to image; dtype: of the walk.
+        device: None is that of the weights; on_step(number, x): called after every step, from 1;
+        trajectory: return (num_steps + 1, B, C, H, W), from noise to image; dtype: of the walk.
 
         Raises InputError as `check` does, and where labels and rows differ in length.
         """
@@ -168,7 +162,7 @@ class Sampler(ABC):
         run = SamplingRun(denoiser, self.threshold, labels, tuple(shape), rows, seed, dtype)
 
         with _evaluation_mode(denoiser):
-            x = run.initial_noise() * denoiser.schedule.initial_std(levels[0].t)
+            x = run.normal(Stream.INITIAL, 0) * denoiser.schedule.initial_std(levels[0].t)
             path = [x]
             for run.step_number, (now, then) in enumerate(pairwise(levels)):
                 run.draws = 0
@@ -183,9 +177,8 @@ class Sampler(ABC):
 def first_order(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
     """Keep x_0 and eps = (x - alpha x_0)/sigma, change the level: x' = alpha' x_0 + sigma' eps.
 
-    Euler's step of the probability flow in sigma/alpha, DDIM with eta = 0 and the first-order
-    DPM-Solver++ are all this (Song et al. 2021, eq. 12; Lu et al. 2022, eq. 9). It is defined for
-    alpha = 0 and gives x_0 itself where sigma' = 0.
+    DDIM with eta = 0, Euler's step and the first-order DPM-Solver++ are all this (Song et al. 2021,
+    eq. 12; Lu et al. 2022, eq. 9). It takes alpha = 0, and gives x_0 itself where sigma' = 0.
     """
     keep = then.sigma / now.sigma
     return keep * x + (then.alpha - now.alpha * keep) * x0
@@ -199,12 +192,12 @@ def _device_of(denoiser: DenoiserLike) -> torch.device:
 @contextmanager
 def _evaluation_mode(denoiser: DenoiserLike) -> Iterator[None]:
     """No dropout inside; each submodule's own mode comes back, whatever happens."""
-    modules = list(denoiser.modules()) if isinstance(denoiser, nn.Module) else []
-    modes = [module.training for module in modules]
-    for module in modules:
+    modules = denoiser.modules() if isinstance(denoiser, nn.Module) else ()
+    modes = [(module, module.training) for module in modules]
+    for module, _ in modes:
         module.training = False
     try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
+        for module, mode in modes:
             module.training = mode
