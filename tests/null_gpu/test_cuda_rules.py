@@ -79,7 +79,7 @@ def take(step: Any, state: LearningState, count: int = 6) -> None:
         state.advance()
 
 
-# First, in an empty memory: what other tests leave reserved is in pieces ---------------------------
+# First, in an empty memory: what other tests leave reserved is in pieces --------------------------
 
 
 @pytest.fixture
