@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ddpm_kedro.files import fsync_folder, sha256_of
-from ddpm_kedro.training.store.fingerprint import canonical_json
+from ddpm_kedro.plain import canonical_json
 
 TENSORS_NAME = "tensors.safetensors"
 FACTS_NAME = "checkpoint.json"

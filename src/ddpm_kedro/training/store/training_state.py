@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_kedro.files import atomic_write, sha256_of
-from ddpm_kedro.training.store.fingerprint import plain
+from ddpm_kedro.plain import canonical
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class TrainingState:
     ) -> TrainingState:
         """The state of a training that is opened now."""
         return cls(
-            plain(shaping),
-            plain(recorded),
+            canonical(shaping),
+            canonical(recorded),
             time.time(),
             budget_images,
             asked_images=budget_images,
