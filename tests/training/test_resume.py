@@ -19,7 +19,7 @@ from tiny_training import (
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.training.stops import Stopped
-from ddpm_kedro.training.store.checkpoint_store import TrainingFolder
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 
 DROPOUT = {"backbone": {"type": "tiny_training.TinyNetwork", "dropout": 0.5}}

@@ -25,7 +25,7 @@ from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.training.step.core_use import CoreUse, choose_core_use
 from ddpm_kedro.training.step.state import LearningState
-from ddpm_kedro.training.store.checkpoint_store import TrainingFolder
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.train import model_spec
 from ddpm_kedro.training.workers.team import Team
 

@@ -19,31 +19,27 @@ _ABSENT = "(absent)"
 
 
 def fingerprint(shaping: Mapping[str, Any]) -> str:
-    """The first 16 hexadecimal digits of SHA-256 over the canonical JSON of ``shaping``.
+    """The first 16 hexadecimal digits of SHA-256 over the canonical JSON of `shaping`.
 
     The order of keys, tuples against lists and 1 against 1.0 make no difference; every value does.
 
-    Args:
-        shaping: nested mappings and sequences of strings, numbers, booleans and None.
-
     Raises:
-        InputError: a value is of another kind; the message names its dotted key.
+        InputError: a value is no text, number, boolean, list or mapping; its dotted key is named.
     """
     return hashlib.sha256(canonical_json(shaping).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
 def differences(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> list[str]:
-    """What ``later`` changes in ``earlier``, one ``"optimizer.lr: 0.002 -> 0.1"`` per dotted key.
+    """What `later` changes in `earlier`, one ``"optimizer.lr: 0.002 -> 0.1"`` per dotted key.
 
     Lists are compared as a whole. A key that only one of them has reads ``(absent)`` in the other.
     """
     before, after = _leaves(canonical(earlier)), _leaves(canonical(later))
-    lines = []
-    for key in sorted(before.keys() | after.keys()):
-        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
-        if old != new:
-            lines.append(f"{key}: {old} -> {new}")
-    return lines
+    pairs = {
+        key: (before.get(key, _ABSENT), after.get(key, _ABSENT))
+        for key in sorted(before.keys() | after.keys())
+    }
+    return [f"{key}: {old} -> {new}" for key, (old, new) in pairs.items() if old != new]
 
 
 def _leaves(value: Any, prefix: str = "") -> dict[str, str]:

@@ -22,7 +22,7 @@ from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.training.loop import Outcome, TrainingRun, device_of
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.stops import die_with_parent
-from ddpm_kedro.training.store.checkpoint_store import TrainingFolder
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.workers.rendezvous import Rendezvous, interface_of
 from ddpm_kedro.training.workers.team import Team
 
