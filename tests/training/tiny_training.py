@@ -120,7 +120,7 @@ def run(
 
 def last_tensors(receipts: TrainingReceipts) -> dict[str, Tensor]:
     """Everything stateful in the newest checkpoint: weights, averages, optimizer, counters."""
-    checkpoint = TrainingFolder.attach(receipts.model.path.parent).latest()
+    checkpoint = TrainingFolder(receipts.model.path.parent).latest()
     assert checkpoint is not None
     return checkpoint.tensors
 

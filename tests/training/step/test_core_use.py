@@ -141,7 +141,7 @@ def test_a_resumed_training_ends_in_the_same_bytes_on_other_cores(tmp_path: Path
     assert_same_bits(last_tensors(whole), last_tensors(parts))
     assert untimed_log(whole) == untimed_log(parts)
     assert whole.model.path.read_bytes() == parts.model.path.read_bytes()
-    checkpoint = TrainingFolder.attach(parts.model.path.parent).latest()
+    checkpoint = TrainingFolder(parts.model.path.parent).latest()
     assert checkpoint is not None
     assert checkpoint.facts["lanes"] == 3
 

@@ -279,7 +279,7 @@ def test_a_higher_budget_goes_on_from_before_the_rate_fell(store):
         "began to fall there"
     )
     assert not list(folder.previews_path.iterdir())
-    assert TrainingFolder.attach(folder.path).latest().images_seen == 80  # what a worker finds
+    assert TrainingFolder(folder.path).latest().images_seen == 80  # what a worker finds
     again = opened(store, budget=200, settled_images=160)  # as after a kill before the first save
     assert (again.status, again.latest().images_seen) == ("resumes", 80)
     assert opened(store, budget=100, settled_images=80).is_done  # and the lower one still stands

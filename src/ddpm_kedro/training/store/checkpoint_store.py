@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -71,8 +72,9 @@ class CheckpointStore:
             InputError: another run holds the store, or it cannot be written; or a lower budget
                 cannot go on from where an unfinished training stands.
         """
-        if keep_trainings is not None and keep_trainings < 1:
-            raise InputError(f"keep_trainings={keep_trainings}: keep at least 1")
+        for name, kept in (("trainings", keep_trainings), ("checkpoints", keep_checkpoints)):
+            if kept is not None and kept < 1:
+                raise InputError(f"keep_{name}={kept}: keep at least 1")
         path = self.path / fingerprint(shaping)
         record = TrainingRecord(
             canonical(shaping),
@@ -82,27 +84,20 @@ class CheckpointStore:
             asked_images=budget_images,
             settled_images=budget_images if settled_images is None else settled_images,
         )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / "lock")
-        except OSError as error:
-            raise InputError(
-                f"{self.path}: checkpoints cannot be kept here ({error.strerror}); "
-                "choose a data_root that can be written"
-            ) from None
-        try:
-            folder = TrainingFolder(path, keep_checkpoints=keep_checkpoints, lock=lock)
-            self._open(folder, record, budget_images, restart)
-            if keep_trainings is not None:
-                self._prune(path, keep_trainings)
-        except BaseException as error:
-            lock.release()
-            if not isinstance(error, OSError):
-                raise
-            raise InputError(
-                f"{error.filename or self.path}: the training cannot be kept here "
-                f"({error.strerror or error})"
-            ) from error
+        with contextlib.ExitStack() as undo:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = undo.enter_context(FileLock(self.path / "lock"))
+                folder = TrainingFolder(path, keep_checkpoints=keep_checkpoints, lock=lock)
+                self._open(folder, record, budget_images, restart)
+                if keep_trainings is not None:
+                    self._prune(path, keep_trainings)
+            except OSError as error:
+                raise InputError(
+                    f"{error.filename or self.path}: checkpoints cannot be kept here "
+                    f"({error.strerror or error}); choose a data_root that can be written"
+                ) from error
+            undo.pop_all()
         return folder
 
     def _open(
@@ -196,7 +191,8 @@ class CheckpointStore:
         pruned = []
         for path, record in self._others(opened)[keep_trainings - 1 :]:
             folder = TrainingFolder(path)
-            if record.is_finished and folder.has_model(record) and folder.drop_checkpoints():
+            is_finished = (record.model_images_seen or 0) >= record.budget_images
+            if is_finished and folder.has_model(record) and folder.drop_checkpoints():
                 pruned.append(path.name)
         if pruned:
             LOGGER.info(

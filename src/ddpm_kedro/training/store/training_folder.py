@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor
@@ -37,14 +36,14 @@ class TrainingFolder:
     """Where one training keeps all it writes: ``<store>/<fingerprint>/``.
 
     ``CheckpointStore.open`` makes one and holds the store's lock in it; leaving it as a context
-    manager waits for the last checkpoint and gives the lock back. :meth:`attach` makes one without
-    the lock, for a worker process.
+    manager waits for the last checkpoint and gives the lock back. A worker process makes one
+    without the lock: its parent holds it and outlives the workers, of which at most one saves.
 
     Attributes:
         path: the folder.
         fingerprint: its name, which stands for the parameters that shape the training.
-        status: ``"new"``, ``"resumes"``, ``"goes on"`` (finished before, now with a higher budget),
-            ``"done"``, or ``"attached"``.
+        status: ``"new"``, ``"resumes"``, ``"goes on"`` (finished before, now with a higher budget)
+            or ``"done"``; ``"attached"`` without the lock.
         summary: the one line that was logged when it was opened.
         log_path: the training log, JSON lines.
         previews_path: folder of the previews ``preview_<images seen>.png``.
@@ -52,11 +51,13 @@ class TrainingFolder:
     """
 
     def __init__(
-        self, path: Path, *, keep_checkpoints: int = 3, lock: FileLock | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keep_checkpoints: int = 3,
+        lock: FileLock | None = None,
     ) -> None:
-        if keep_checkpoints < 1:
-            raise InputError(f"keep_checkpoints={keep_checkpoints}: keep at least 1")
-        self.path = path
+        self.path = path = Path(path)
         self.fingerprint = path.name
         self.keep_checkpoints = keep_checkpoints
         self.status = "attached"
@@ -69,21 +70,6 @@ class TrainingFolder:
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._latest: Checkpoint | None = None  # verified, and nothing was saved since
-
-    @classmethod
-    def attach(cls, path: str | os.PathLike[str], keep_checkpoints: int = 3) -> TrainingFolder:
-        """The training in `path` without its store's lock, for a worker process.
-
-        The parent process opened the store, holds the lock and outlives the workers. At most one
-        worker (rank 0) saves; reading is free to all.
-
-        Raises:
-            InputError: there is no training in `path`.
-        """
-        path = Path(path)
-        if not TrainingRecord.path_in(path).is_file():
-            raise InputError(f"{path}: no training here; open it through its CheckpointStore first")
-        return cls(path, keep_checkpoints=keep_checkpoints)
 
     @property
     def is_done(self) -> bool:
@@ -295,16 +281,10 @@ class TrainingFolder:
     def __enter__(self) -> TrainingFolder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             self.close()
-        except (InputError, OSError) as failure:
+        except InputError as failure:
             if error is None:
                 raise
-            if failure is not error:
-                LOGGER.error("%s", failure)
+            LOGGER.error("%s", failure)

@@ -120,7 +120,7 @@ def work(job: Job) -> Outcome | Refusal | None:
     try:
         run = TrainingRun(
             ImageSet.open(job.images_path),
-            TrainingFolder.attach(job.folder_path, job.keep_checkpoints),
+            TrainingFolder(job.folder_path, keep_checkpoints=job.keep_checkpoints),
             RemoteTracker(job.line),
             job.settings,
             job.spec,
