@@ -340,8 +340,8 @@ def homework(options: Options) -> dict[str, Any]:
         images = trainers.random_images(40 if options.tiny else 50_000)
     changes = {
         "optimizer": {"type": "torch.optim.Adam", "lr": 1e-5},
-        "lr_schedule": {"type": "ddpm_kedro.training.lr_schedule.Constant"},
-        "augmentation": {"type": "ddpm_kedro.training.augmentation.NoAugmentation"},
+        "lr_schedule": {"type": "ddpm_kedro.Constant"},
+        "augmentation": {"type": "ddpm_kedro.NoAugmentation"},
         "held_out_fraction": 0.0, "clip_norm": None, "num_previews": 16,
         "log_every_kimg": 50, "checkpoint_every_kimg": 250, "preview_every_kimg": None,
         "budget_kimg": 5000,
@@ -380,7 +380,7 @@ def long_training(options: Options) -> dict[str, Any]:
     samples = model.sample(
         16 if options.tiny else 5000,
         sampler={
-            "type": "ddpm_kedro.diffusion.samplers.DDIM", "num_steps": 2 if options.tiny else 50,
+            "type": "ddpm_kedro.DDIM", "num_steps": 2 if options.tiny else 50,
         },
         device=device,
         precision=trainers.choose_precision("auto", device).name,
@@ -424,7 +424,7 @@ def _trained(
         changes |= {
             "budget_kimg": 0.016, "log_every_kimg": 0.008, "checkpoint_every_kimg": 0.008,
             "num_previews": 2,
-            "sampler": {"type": "ddpm_kedro.diffusion.samplers.DDIM", "num_steps": 2},
+            "sampler": {"type": "ddpm_kedro.DDIM", "num_steps": 2},
         }  # fmt: skip
     seconds = options.ends_at - time.time() - spare_seconds
     settings = trainers.settings_for(

@@ -45,7 +45,7 @@ def ours(network: str, device: torch.device, options: argparse.Namespace, **choi
         return model.sample(
             num_samples,
             sampler={
-                "type": "ddpm_kedro.diffusion.samplers.DDIM",
+                "type": "ddpm_kedro.DDIM",
                 "num_steps": options.num_steps,
                 "spacing": "leading",
             },

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ddpm_kedro.construction import build, check, locate
+from ddpm_kedro.construction import build, check, locate, long_form
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import sha256_of
 from ddpm_kedro.training.lr_schedule import is_torch_scheduler
@@ -262,7 +262,7 @@ class TrainingSettings:
         if not self.conditional:  # then nothing is dropped, whatever the share
             shaping["label_dropout"] = 0
         shaping["init_from"] = None if self.init_from is None else _hash_of_model(self.init_from)
-        return shaping
+        return long_form(shaping)
 
     def recorded(self) -> dict[str, Any]:
         """What changes where, how fast or how often, but not what is learned."""
