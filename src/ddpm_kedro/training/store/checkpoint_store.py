@@ -89,7 +89,7 @@ class CheckpointStore:
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = undo.enter_context(FileLock(self.path / "lock"))
                 folder = TrainingFolder(path, keep_checkpoints=keep_checkpoints, lock=lock)
-                self._open(folder, record, budget_images, restart)
+                self._open(folder, record, restart)
                 if keep_trainings is not None:
                     self._prune(path, keep_trainings)
             except OSError as error:
@@ -100,9 +100,7 @@ class CheckpointStore:
             undo.pop_all()
         return folder
 
-    def _open(
-        self, folder: TrainingFolder, record: TrainingRecord, budget_images: int, restart: bool
-    ) -> None:
+    def _open(self, folder: TrainingFolder, record: TrainingRecord, restart: bool) -> None:
         clear_leftovers(self.path)
         restarted = restart and folder.path.exists()
         if restarted:
@@ -114,11 +112,11 @@ class CheckpointStore:
         if before is not None:  # what it had reached still stands
             record = replace(
                 record,
-                budget_images=max(budget_images, before.budget_images),
+                budget_images=max(record.budget_images, before.budget_images),
                 model_images_seen=before.model_images_seen,
                 model_sha256=before.model_sha256,
             )
-        folder.status, line = self._judge(folder, before, record, budget_images)
+        folder.status, line = self._judge(folder, before, record)
         if folder.status == "new":
             record = replace(record, model_images_seen=None, model_sha256=None)
         changed = differences(before.recorded, record.recorded) if before else []
@@ -132,13 +130,10 @@ class CheckpointStore:
         LOGGER.info("%s", folder.summary)
 
     def _judge(
-        self,
-        folder: TrainingFolder,
-        before: TrainingRecord | None,
-        record: TrainingRecord,
-        budget_images: int,
+        self, folder: TrainingFolder, before: TrainingRecord | None, record: TrainingRecord
     ) -> tuple[str, str]:
         """The status of the training and the words that say so."""
+        budget_images = record.asked_images
         budget_before = before.budget_images if before else budget_images
         model_images = record.model_images_seen or 0
         if model_images >= budget_images and folder.has_model(record):
@@ -146,7 +141,7 @@ class CheckpointStore:
             lower = f", more than the budget of {budget_images:,}" if is_lower else ""
             return "done", f"is already done: {model_images:,} images seen{lower}"
         checkpoint = folder.newest(record)
-        if checkpoint is None and before is not None and budget_images < budget_before:
+        if checkpoint is None and before and budget_images < budget_before:
             _refuse_if_past(folder, before, budget_images)
         folder.resume_from(checkpoint)
         if checkpoint is None:
@@ -172,13 +167,13 @@ class CheckpointStore:
     def _against_nearest(self, path: Path, record: TrainingRecord) -> str:
         """What differs from the other training with the fewest differences, the last used."""
         others = [
-            (other, differences(earlier.shaping, record.shaping))
+            (differences(earlier.shaping, record.shaping), other.name)
             for other, earlier in self._others(path)
         ]
         if not others:
             return ""
-        other, lines = min(others, key=lambda found: len(found[1]))
-        said = f"against {other.name}, the nearest earlier one: {_listed(lines)}"
+        lines, name = min(others, key=lambda found: len(found[0]))
+        said = f"against {name}, the nearest earlier one: {_listed(lines)}"
         if len(lines) == 1 and lines[0].startswith("lr_schedule.budget_images: "):
             said += (
                 "; this lr_schedule gives another budget other rates from the start, under "
