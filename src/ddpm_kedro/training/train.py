@@ -21,8 +21,8 @@ from ddpm_kedro.training.loop import Outcome, TrainingRun
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.stops import Stopped, StopRequest
-from ddpm_kedro.training.store.checkpoint_store import CheckpointStore, TrainingFolder
-from ddpm_kedro.training.store.training_state import TrainingState
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.workers.team import Team
 
@@ -191,14 +191,14 @@ def _raise_if_stopped(outcome: Outcome) -> None:
 
 
 def _receipts(folder: TrainingFolder) -> TrainingReceipts:
-    state = TrainingState.read(folder.path)
+    record = folder.record()
     facts = {
         "fingerprint": folder.fingerprint,
         "status": folder.status,
-        "images_seen": state.model_images_seen,
+        "images_seen": record.model_images_seen,
     }
     return TrainingReceipts(
-        model=Receipt(folder.model_path, {**facts, "sha256": state.model_sha256}),
+        model=Receipt(folder.model_path, {**facts, "sha256": record.model_sha256}),
         training_log=Receipt(folder.log_path, facts),
         sample_previews=Receipt(folder.previews_path, facts),
     )
