@@ -347,9 +347,10 @@ def test_ddpm_starts_at_zero_and_edm_next_to_it() -> None:
     assert 0 < DDPMPlusPlus(base_channels=8)(x, t).abs().max() < 1e-3
 
 
-def test_ddpm_refuses_heads_that_do_not_divide_its_channels() -> None:
-    with pytest.raises(InputError, match="channels_per_head"):
-        DDPMUNet(base_channels=8, channels_per_head=32)
+@pytest.mark.parametrize("channels", [32, 0, -4, "x"])
+def test_ddpm_refuses_heads_that_do_not_divide_its_channels(channels: object) -> None:
+    with pytest.raises(InputError, match=f"channels_per_head={channels!r}: give a divisor of 8"):
+        DDPMUNet(base_channels=8, channels_per_head=channels)
 
 
 def test_ddpm_downsampling_pads_right_and_below() -> None:

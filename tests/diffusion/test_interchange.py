@@ -101,6 +101,7 @@ class TestAgainstDiffusers:
             {},
             {"attention_levels": [0, 2], "blocks_per_level": 2},
             {"channels_per_head": 8},
+            {"channels_per_head": 16, "channel_mults": [2, 1], "attention_levels": [0]},
             {"dropout": 0.3},
         ],
     )

@@ -159,12 +159,7 @@ class TimeFeatures(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """A learned vector for each class and for "no class" (index ``num_classes``, also for None).
-
-    Args:
-        num_classes: number of classes K; labels are integers in 0..K.
-        num_features: length of the vectors.
-    """
+    """A learned vector for each of K classes and for "no class" (label K, also for None)."""
 
     def __init__(self, num_classes: int, num_features: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -19,9 +19,8 @@ OUTSIDE = {
     "out_norm": "conv_norm_out",
     "out": "conv_out",
 }
-IN_A_BLOCK = {name: name for name in ("norm1", "conv1", "norm2", "conv2")} | {
-    "skip": "conv_shortcut"
-}
+IN_A_BLOCK = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2"}
+IN_A_BLOCK |= {"skip": "conv_shortcut"}
 IN_AN_ATTENTION = {"norm": "group_norm", "proj": "to_out.0"}
 # Names that attention layers had before diffusers 0.15, which google's files still have.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -80,20 +79,18 @@ def _layers(network: DDPMUNet) -> Iterator[tuple[str, int, int | None, str]]:
 
 def _places(network: DDPMUNet) -> Iterator[tuple[str, nn.Module, str]]:
     """(our name, layer, diffusers' name) in the order in which the modulation is split."""
-    yield from _side("encoder", network.encoder, "down_blocks", "downsamplers")
+    yield from _side(network.encoder, "encoder", "down_blocks", "downsamplers")
     for index, layer in enumerate(network.middle):
         yield f"middle.{index}", layer, f"mid_block.resnets.{index}"
-    yield from _side("decoder", network.decoder, "up_blocks", "upsamplers")
+    yield from _side(network.decoder, "decoder", "up_blocks", "upsamplers")
 
 
 def _side(
-    ours: str, layers: Sequence[nn.Module], theirs: str, resamplers: str
+    layers: Iterable[nn.Module], ours: str, theirs: str, resamplers: str
 ) -> Iterator[tuple[str, nn.Module, str]]:
     level, block = 0, 0
     for index, layer in enumerate(layers):
-        if isinstance(layer, ResidualBlock):
-            yield f"{ours}.{index}", layer, f"{theirs}.{level}.resnets.{block}"
-            block += 1
-        else:
-            yield f"{ours}.{index}", layer, f"{theirs}.{level}.{resamplers}.0"
-            level, block = level + 1, 0
+        is_block = isinstance(layer, ResidualBlock)
+        place = f"resnets.{block}" if is_block else f"{resamplers}.0"
+        yield f"{ours}.{index}", layer, f"{theirs}.{level}.{place}"
+        level, block = (level, block + 1) if is_block else (level + 1, 0)

@@ -78,14 +78,15 @@ def export_unet(
             f"network has {', '.join(map(str, sorted(groups)))}: it was built with a num_groups "
             "that does not fit its channels"
         )
-    widths = network.widths
+    widths, heads = network.widths, network.middle[0].attention.num_heads
+    per_head = None if network.channels_per_head is None else widths[-1] // heads
     down = [
         "AttnDownBlock2D" if level in network.attention_levels else "DownBlock2D"
         for level in range(len(widths))
     ]
     config = {
         **FIXED,
-        "attention_head_dim": _channels_per_head(network),
+        "attention_head_dim": per_head,
         "block_out_channels": list(widths),
         "down_block_types": down,
         "dropout": network.encoder[0].dropout.p,
@@ -190,10 +191,3 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_groups": config["norm_num_groups"],
         "num_classes": None if embeds is None else embeds - 1,
     }
-
-
-def _channels_per_head(network: DDPMUNet) -> int | None:
-    """None where each attention has one head, as diffusers writes it."""
-    if network.channels_per_head is None:
-        return None
-    return network.widths[-1] // network.middle[0].attention.num_heads
