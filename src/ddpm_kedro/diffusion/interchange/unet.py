@@ -71,6 +71,11 @@ def export_unet(
             f"diffusers' UNet2DModel takes no images of {height}x{width}: its levels need "
             f"multiples of {network.size_multiple}; DDPMUNet pads them"
         )
+    if network.widths[0] != network.stem.out_channels:
+        raise InputError(
+            "diffusers' UNet2DModel has as many channels in its stem as in its first level: "
+            "only a DDPMUNet whose channel_mults begin with 1 can be exported"
+        )
     groups = {module.num_groups for module in network.modules() if isinstance(module, GroupNorm)}
     if len(groups) > 1:
         raise InputError(
