@@ -10,7 +10,8 @@ from torch import nn
 
 from ddpm_kedro.diffusion import backbones
 from ddpm_kedro.diffusion.backbones import CompactUNet, DDPMPlusPlus, DDPMUNet, HomeworkUNet
-from ddpm_kedro.diffusion.backbones.ddpm import StridedConv
+from ddpm_kedro.diffusion.backbones.blocks import ResidualBlock
+from ddpm_kedro.diffusion.backbones.ddpm import strided_conv
 from ddpm_kedro.diffusion.backbones.layers import (
     Dropout,
     GroupNorm,
@@ -22,7 +23,6 @@ from ddpm_kedro.diffusion.backbones.layers import (
     pad_to_multiple,
     spelled_group_norm,
 )
-from ddpm_kedro.diffusion.backbones.unet import ResidualBlock
 from ddpm_kedro.errors import InputError
 
 TINY = {
@@ -347,20 +347,21 @@ def test_ddpm_starts_at_zero_and_edm_next_to_it() -> None:
     assert 0 < DDPMPlusPlus(base_channels=8)(x, t).abs().max() < 1e-3
 
 
-def test_ddpm_refuses_heads_that_do_not_divide_its_channels() -> None:
-    with pytest.raises(InputError, match="channels_per_head"):
-        DDPMUNet(base_channels=8, channels_per_head=32)
+@pytest.mark.parametrize("channels", [32, 0, -4, "x"])
+def test_ddpm_refuses_heads_that_do_not_divide_its_channels(channels: object) -> None:
+    with pytest.raises(InputError, match=f"channels_per_head={channels!r}: give a divisor of 8"):
+        DDPMUNet(base_channels=8, channels_per_head=channels)
 
 
 def test_ddpm_downsampling_pads_right_and_below() -> None:
-    layer = StridedConv(1)
+    layer = strided_conv(1)
     nn.init.ones_(layer.conv.weight)
     nn.init.zeros_(layer.conv.bias)
     image = torch.zeros(1, 1, 4, 4)
     image[..., 0, 0] = 1
-    assert layer(image, torch.empty(1, 0))[0, 0].tolist() == [[1, 0], [0, 0]]
+    assert layer(image)[0, 0].tolist() == [[1, 0], [0, 0]]
     image = image.flip(2, 3)
-    assert layer(image, torch.empty(1, 0))[0, 0].tolist() == [[0, 0], [0, 1]]
+    assert layer(image)[0, 0].tolist() == [[0, 0], [0, 1]]
 
 
 def test_residual_sums_of_edm_keep_the_variance() -> None:

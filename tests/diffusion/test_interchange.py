@@ -101,6 +101,7 @@ class TestAgainstDiffusers:
             {},
             {"attention_levels": [0, 2], "blocks_per_level": 2},
             {"channels_per_head": 8},
+            {"channels_per_head": 16, "channel_mults": [1, 2, 1]},
             {"dropout": 0.3},
         ],
     )
@@ -378,6 +379,7 @@ class TestRefusals:
             ({"backbone": {"type": f"{BACKBONES}.HomeworkUNet", "hidden_size": 8}}, "HomeworkUNet"),
             ({"backbone": {"type": f"{BACKBONES}.CompactUNet"}}, "CompactUNet"),
             ({"backbone": {**TINY, "num_groups": 16}}, "number of groups"),
+            ({"backbone": {**TINY, "channel_mults": [2, 2]}}, "channel_mults begin with 1"),
             ({"image_shape": (3, 18, 16)}, "multiples of 4"),
             (
                 {

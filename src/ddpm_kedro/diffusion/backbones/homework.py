@@ -6,15 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddpm_kedro.diffusion.backbones.layers import (
-    GroupNorm,
-    TimeFeatures,
-    add_labels,
-    crop,
-    label_embedding,
-    pad_to_multiple,
-    positive,
-)
+from ddpm_kedro.diffusion.backbones.layers import GroupNorm, positive
+from ddpm_kedro.diffusion.backbones.unet import Backbone
 
 GROUPS = 8
 BOTTLENECK = 4  # side of the windows that the bottleneck averages
@@ -65,7 +58,7 @@ class Up(nn.Module):
         return self.convs(self.up(torch.cat([x, skip], dim=1)))
 
 
-class HomeworkUNet(nn.Module):
+class HomeworkUNet(Backbone):
     """A convolutional UNet of three levels, without attention; 11.35M parameters at width 128.
 
     The layout is that of the "naive UNet" taught in many courses (from cloneofsimo/minDiffusion): a
@@ -87,16 +80,14 @@ class HomeworkUNet(nn.Module):
     def __init__(
         self, in_channels: int = 3, hidden_size: int = 128, num_classes: int | None = None
     ) -> None:
-        super().__init__()
         positive(in_channels=in_channels, hidden_size=hidden_size)
-        self.num_classes = num_classes
+        super().__init__(num_classes, size_multiple=8)
         wide = 2 * hidden_size
         self.stem = TripleConv(in_channels, hidden_size, residual=True)
         self.down1 = TripleConv(hidden_size, hidden_size)
         self.down2 = TripleConv(hidden_size, wide)
         self.down3 = TripleConv(wide, wide)
-        self.time_embedding = nn.Sequential(TimeFeatures(wide), nn.Linear(wide, wide))
-        self.label_embedding = label_embedding(num_classes, wide)
+        self.add_embedding(wide)
         self.unpool = nn.ConvTranspose2d(wide, wide, BOTTLENECK, stride=BOTTLENECK)
         self.unpool_norm = GroupNorm(wide, GROUPS)
         self.up1 = Up(2 * wide, wide)
@@ -104,21 +95,19 @@ class HomeworkUNet(nn.Module):
         self.up3 = Up(2 * hidden_size, hidden_size)
         self.out = nn.Conv2d(2 * hidden_size, in_channels, 3, padding=1)
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Args: x (B, C, H, W); t (B,) what the schedule tells about time; labels (B,) or None."""
-        embedding = add_labels(self.time_embedding(t), self.label_embedding, labels)
+    def body(self, x: Tensor, embedding: Tensor) -> Tensor:
         embedding = embedding[:, :, None, None]  # (B, 2h, 1, 1): one value for a whole channel
-        stem = self.stem(pad_to_multiple(x, 8))  # (B, h, H', W')
-        level1 = F.max_pool2d(self.down1(stem), 2)  # (B, h, H'/2, W'/2)
-        level2 = F.max_pool2d(self.down2(level1), 2)  # (B, 2h, H'/4, W'/4)
-        level3 = F.max_pool2d(self.down3(level2), 2)  # (B, 2h, H'/8, W'/8)
+        stem = self.stem(x)  # (B, h, H, W)
+        level1 = F.max_pool2d(self.down1(stem), 2)  # (B, h, H/2, W/2)
+        level2 = F.max_pool2d(self.down2(level1), 2)  # (B, 2h, H/4, W/4)
+        level3 = F.max_pool2d(self.down3(level2), 2)  # (B, 2h, H/8, W/8)
 
         # Windows that reach over the border average what is there, so that small images pass.
-        pooled = F.avg_pool2d(level3, BOTTLENECK, ceil_mode=True)  # (B, 2h, up to H'/32, W'/32)
+        pooled = F.avg_pool2d(level3, BOTTLENECK, ceil_mode=True)  # (B, 2h, up to H/32, W/32)
         spread = self.unpool(pooled + embedding)
         spread = spread[..., : level3.shape[-2], : level3.shape[-1]]
-        spread = F.relu(self.unpool_norm(spread))  # (B, 2h, H'/8, W'/8)
+        spread = F.relu(self.unpool_norm(spread))  # (B, 2h, H/8, W/8)
 
         y = self.up1(spread, level3) + embedding
         y = self.up3(self.up2(y, level2), level1)
-        return crop(self.out(torch.cat([y, stem], dim=1)), *x.shape[-2:])
+        return self.out(torch.cat([y, stem], dim=1))

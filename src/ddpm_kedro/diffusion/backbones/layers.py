@@ -12,15 +12,12 @@ from torch import Tensor, nn
 from ddpm_kedro.diffusion.lanes import generator_of_this_lane
 from ddpm_kedro.errors import InputError
 
+EPS = 1e-6
 MAX_TOKENS_IN_A_TABLE = 1024
 
 
 def positive(most: int = 1 << 16, /, **numbers: int) -> None:
-    """Refuse sizes that are not whole numbers in 1..``most``.
-
-    Raises:
-        InputError: names the first argument that is not.
-    """
+    """Refuse sizes that are not whole numbers in 1..`most` by an InputError naming the first."""
     for name, number in numbers.items():
         whole = isinstance(number, int) and not isinstance(number, bool)
         if not whole or not 1 <= number <= most:
@@ -28,11 +25,7 @@ def positive(most: int = 1 << 16, /, **numbers: int) -> None:
 
 
 def multipliers(name: str, values: Iterable[int]) -> tuple[int, ...]:
-    """The channel multipliers of a UNet's levels, checked.
-
-    Raises:
-        InputError: there is none, more than 12, or one that is not a whole number in 1..1024.
-    """
+    """A UNet's channel multipliers; InputError unless they are 1 to 12 whole numbers in 1..1024."""
     values = tuple(values)
     if not 1 <= len(values) <= 12:
         raise InputError(f"{name}={list(values)}: give 1 to 12 multipliers, one for each level")
@@ -41,36 +34,20 @@ def multipliers(name: str, values: Iterable[int]) -> tuple[int, ...]:
 
 
 def existing_levels(name: str, levels: Iterable[int], num_levels: int) -> None:
-    """Refuse levels that a UNet of ``num_levels`` does not have.
-
-    Raises:
-        InputError: names the levels that there are.
-    """
+    """Refuse levels outside 0..`num_levels` - 1 by an InputError that names those there are."""
     if not set(levels) <= set(range(num_levels)):
         known = ", ".join(map(str, range(num_levels)))
         raise InputError(f"{name}={list(levels)}: channel_mults has the levels {known}")
 
 
 def probability(name: str, value: float) -> None:
-    """Refuse a dropout that is not in [0, 1).
-
-    Raises:
-        InputError: names the argument.
-    """
+    """Refuse a dropout outside [0, 1) by an InputError."""
     if not 0 <= value < 1:
         raise InputError(f"{name}={value!r}: give a probability of at least 0 and below 1")
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Surround images with zeros (mid-grey) so that both sides are multiples of ``multiple``.
-
-    Args:
-        x: (B, C, H, W) of any H and W.
-        multiple: what the downsamplings of a network divide by, at least 1.
-
-    Returns:
-        (B, C, H', W'), the image in its centre; :func:`crop` takes it out again.
-    """
+    """Surround images (B, C, H, W) with zeros (mid-grey) to sides that `multiple` divides."""
     height, width = x.shape[-2:]
     more_rows, more_columns = -height % multiple, -width % multiple
     if more_rows == 0 and more_columns == 0:
@@ -119,11 +96,7 @@ def spelled_group_norm(
 ) -> Tensor:
     """weight (x - mean) / sqrt(variance + eps) + bias, written out.
 
-    Args:
-        x: (B, C, H, W) of any memory format, which the answer has too.
-        num_groups: G, a divisor of C; mean and variance are those of C/G channels.
-        weight, bias: (C,).
-        eps: added to the variance.
+    x (B, C, H, W) keeps its memory format; mean and variance are those of C/G channels.
     """
     image = x.float()
     groups = image.unflatten(1, (num_groups, -1))  # (B, G, C/G, H, W)
@@ -186,12 +159,7 @@ class TimeFeatures(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """A learned vector for each class and for "no class" (index ``num_classes``, also for None).
-
-    Args:
-        num_classes: number of classes K; labels are integers in 0..K.
-        num_features: length of the vectors.
-    """
+    """A learned vector for each of K classes and for "no class" (label K, also for None)."""
 
     def __init__(self, num_classes: int, num_features: int) -> None:
         super().__init__()
@@ -203,24 +171,6 @@ class LabelEmbedding(nn.Module):
         if labels is None:
             return self.table.weight[self.num_classes].expand(batch, -1)
         return self.table(labels)
-
-
-def label_embedding(num_classes: int | None, num_features: int) -> LabelEmbedding | None:
-    """The :class:`LabelEmbedding` of a network, or None for one without classes."""
-    return None if num_classes is None else LabelEmbedding(num_classes, num_features)
-
-
-def add_labels(embedding: Tensor, table: LabelEmbedding | None, labels: Tensor | None) -> Tensor:
-    """Add the classes to the time embedding (B, E).
-
-    Raises:
-        InputError: labels are given to a network without classes.
-    """
-    if table is not None:
-        return embedding + table(labels, embedding.shape[0])
-    if labels is not None:
-        raise InputError("labels: this network was built without classes (num_classes=None)")
-    return embedding
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -1,201 +1,238 @@
-"""What the UNets of the DDPM and the EDM papers share: residual blocks, wiring, initial weights."""
+"""The encoder and decoder that the UNets share; each network states only what is its own."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm_kedro.diffusion.backbones.blocks import Resample, ResidualBlock, double
 from ddpm_kedro.diffusion.backbones.layers import (
-    Dropout,
+    EPS,
     GroupNorm,
-    SelfAttention,
+    LabelEmbedding,
     TimeFeatures,
-    add_labels,
     crop,
-    label_embedding,
+    existing_levels,
+    multipliers,
     pad_to_multiple,
+    positive,
+    probability,
 )
-
-EPS = 1e-6
-
-
-def keep(x: Tensor) -> Tensor:
-    """(B, C, H, W) as it is."""
-    return x
+from ddpm_kedro.errors import InputError
 
 
-def halve(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, H/2, W/2): means of 2x2 pixels, the resample filter [1, 1]."""
-    return F.avg_pool2d(x, 2)
+class Backbone(nn.Module):
+    """A network for images of any size: pads them, embeds time and class, crops the answer.
 
-
-def double(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, 2H, 2W): each pixel four times."""
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-RESAMPLE = {"keep": keep, "halve": halve, "double": double}
-
-
-class ResidualBlock(nn.Module):
-    """s (skip(x) + conv(dropout(silu(norm(conv(silu(norm(x))) + embedding))))), then attention.
+    A subclass calls :meth:`add_embedding` and writes :meth:`body`.
 
     Args:
-        in_channels, out_channels: C and C'; the skip connection is a 1x1 convolution where they
-            differ or where the block resamples.
-        dropout: probability in front of the second convolution.
-        attention: whether self-attention follows, itself residual and scaled.
-        num_heads: heads of the attention.
-        skip_scale: s, the factor of both residual sums.
-        resample: "keep", "halve" or "double", in front of the first convolution and of the skip.
-        joins: whether the input is the output of the block before and a skip connection.
-        num_groups: of the group normalisations, see :class:`GroupNorm`.
+        num_classes: number of classes, or None for a network without labels.
+        size_multiple: what the downsamplings divide height and width by.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        dropout: float,
-        *,
-        attention: bool = False,
-        num_heads: int = 1,
-        skip_scale: float = 1.0,
-        resample: str = "keep",
-        joins: bool = False,
-        num_groups: int = 32,
-    ) -> None:
+    def __init__(self, num_classes: int | None, size_multiple: int) -> None:
         super().__init__()
-        self.joins = joins
-        self.modulation_size = out_channels
-        self.skip_scale = skip_scale
-        self.resample = RESAMPLE[resample]
-        self.norm1 = GroupNorm(in_channels, num_groups, EPS)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = GroupNorm(out_channels, num_groups, EPS)
-        self.dropout = Dropout(dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        same = in_channels == out_channels and resample == "keep"
-        self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
-        self.attention = (
-            SelfAttention(out_channels, num_heads, num_groups, EPS, skip_scale)
-            if attention
-            else None
-        )
+        self.num_classes = num_classes
+        self.size_multiple = size_multiple
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """Args: x (B, C, H, W); modulation (B, C'), added to every pixel."""
-        h = self.conv1(self.resample(F.silu(self.norm1(x))))
-        h = F.silu(self.norm2(h + modulation[:, :, None, None]))
-        y = self.skip(self.resample(x)) + self.conv2(self.dropout(h))
-        y = y if self.skip_scale == 1.0 else y * self.skip_scale
-        return y if self.attention is None else self.attention(y)
+    def add_embedding(self, num_features: int) -> None:
+        """Make the layers of :meth:`embed`: here a linear one upon sines and cosines."""
+        linear = nn.Linear(num_features, num_features)
+        self.time_embedding = nn.Sequential(TimeFeatures(num_features), linear)
+        self.label_embedding = self.new_label_embedding(num_features)
+
+    def new_label_embedding(self, num_features: int) -> LabelEmbedding | None:
+        """A vector for each class, or None for a network without classes."""
+        return None if self.num_classes is None else LabelEmbedding(self.num_classes, num_features)
+
+    def embed(self, t: Tensor, labels: Tensor | None) -> Tensor:
+        """Time and class as (B, num_features)."""
+        return self.add_labels(self.time_embedding(t), labels)
+
+    def add_labels(self, embedding: Tensor, labels: Tensor | None) -> Tensor:
+        """Add the classes to the time's embedding (B, E).
+
+        Raises:
+            InputError: labels are given to a network without classes.
+        """
+        if self.label_embedding is not None:
+            return embedding + self.label_embedding(labels, embedding.shape[0])
+        if labels is not None:
+            raise InputError("labels: this network was built without classes (num_classes=None)")
+        return embedding
+
+    def body(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, C, H, W), multiples of ``size_multiple``, and what :meth:`embed` made -> output."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Args: x (B, C, H, W); t (B,) what the schedule tells about time; labels (B,) or None."""
+        y = self.body(pad_to_multiple(x, self.size_multiple), self.embed(t, labels))
+        return crop(y, *x.shape[-2:])
 
 
-class JoiningUNet(nn.Module):
-    """A UNet whose every encoder output, the stem's too, is joined to one decoder block's input.
+class UNet(Backbone):
+    """Residual blocks on the way down and, joined to what was there by skip connections, up again.
 
-    A subclass appends its layers to ``encoder``, ``middle`` and ``decoder``; each is called with
-    (h, modulation), has ``modulation_size`` channels of it (or 0) and says with ``joins`` whether
-    it takes a skip connection. Then it calls :meth:`finish`.
+    The output of every layer of ``encoder`` (and of the stem, unless ``resamplers_apart``) is
+    joined to the input of one block of ``decoder``, the last to the first. A subclass sets the
+    class attributes; ``downsampler`` and ``upsampler`` make, for C channels, the layers between the
+    levels: (B, C, H, W) -> (B, C, H/2, W/2) and back.
 
     Args:
         in_channels: channels of the image, also of the output.
-        base_channels: channels of the stem and number of time features.
-        num_levels: each level after the first halves height and width.
-        num_classes: number of classes, or None.
-        labels_on_features: add the class to the time features instead of to their embedding.
+        base_channels: channels of the stem.
+        channel_mults: channels of each level in units of `base_channels`; each level after the
+            first halves height and width.
+        blocks_per_level: residual blocks of a level on the way down; on the way up one for each
+            skip connection.
+        attention_levels: levels (0 is the full resolution) whose blocks have self-attention; the
+            middle has it always.
+        dropout: probability inside the residual blocks.
+        num_classes: number of classes, or None for a network without labels.
+        num_groups: groups of the normalisations, fewer where they would have one channel each.
+        channels_per_head: channels of an attention head; None is one head.
+
+    Raises:
+        InputError: a size out of its range, or an attention level that does not exist.
     """
+
+    block: ClassVar[type[ResidualBlock]] = ResidualBlock
+    skip_scale: ClassVar[float] = 1.0
+    downsampler: Callable[[int], nn.Module]
+    upsampler: Callable[[int], nn.Module]
+    middle_attention: ClassVar[Sequence[bool]] = (True, False)  # of each block in the middle
+    attention_once_upwards: ClassVar[bool] = False  # of a level's blocks the last alone has it
+    resamplers_apart: ClassVar[bool] = False  # in `down` and `up`, not joined; doubled before `up`
 
     def __init__(
         self,
         in_channels: int,
         base_channels: int,
-        num_levels: int,
+        channel_mults: Sequence[int],
+        blocks_per_level: int,
+        attention_levels: Sequence[int],
+        dropout: float,
         num_classes: int | None,
-        labels_on_features: bool,
-    ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.size_multiple = 2 ** (num_levels - 1)
-        self.labels_on_features = labels_on_features
-        num_features = 4 * base_channels
-        self.time_features = TimeFeatures(base_channels)
-        self.label_embedding = label_embedding(
-            num_classes, base_channels if labels_on_features else num_features
-        )
-        self.time_layer1 = nn.Linear(base_channels, num_features)
-        self.time_layer2 = nn.Linear(num_features, num_features)
-        self.stem = nn.Conv2d(in_channels, base_channels, 3, padding=1)
-        self.encoder, self.middle, self.decoder = (nn.ModuleList() for _ in range(3))
-
-    def finish(
-        self,
-        in_channels: int,
-        channels: int,
-        *,
-        zero_gain: float,
-        qkv_gain: float,
         num_groups: int = 32,
+        channels_per_head: int | None = None,
     ) -> None:
-        """Add the layers that depend on the others, and draw the initial weights.
+        positive(in_channels=in_channels, base_channels=base_channels, num_groups=num_groups)
+        positive(64, blocks_per_level=blocks_per_level)
+        probability("dropout", dropout)
+        channel_mults = multipliers("channel_mults", channel_mults)
+        existing_levels("attention_levels", attention_levels, len(channel_mults))
+        super().__init__(num_classes, 2 ** (len(channel_mults) - 1))
+        self.blocks_per_level = blocks_per_level
+        self.channels_per_head = channels_per_head
+        self.dropout, self.num_groups = dropout, num_groups
 
-        Weights are Xavier-uniform and biases zero; each residual branch and the output begin with
-        ``zero_gain`` times that (0, or next to it), queries, keys and values with ``qkv_gain``.
-
-        Args:
-            in_channels: of the image.
-            channels: of the last decoder block's output.
-            zero_gain, qkv_gain: factors of the initial weights.
-            num_groups: of the last group normalisation.
-        """
-        self.modulation_sizes = [layer.modulation_size for layer in self._layers()]
-        # One product for all blocks instead of one each.
-        self.modulation = nn.Linear(self.time_layer2.out_features, sum(self.modulation_sizes))
+        self.add_embedding(4 * base_channels)
+        self.stem = nn.Conv2d(in_channels, base_channels, 3, padding=1)
+        self.encoder, self.down, self.middle, self.decoder, self.up = (
+            nn.ModuleList() for _ in range(5)
+        )
+        self.widths = [base_channels * mult for mult in channel_mults]
+        self.attention_levels = set(attention_levels)
+        channels = self._add_levels()
+        self.modulation_sizes = [block.modulation_size for block in self.blocks()]
+        # One product for all blocks instead of one each: few, large operations.
+        self.modulation = nn.Linear(4 * base_channels, sum(self.modulation_sizes))
         self.out_norm = GroupNorm(channels, num_groups, EPS)
         self.out = nn.Conv2d(channels, in_channels, 3, padding=1)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        # Matrices stored as one, each with its own fan-out.
-        for block in self.modulation.weight.detach().split(self.modulation_sizes):
-            if len(block) > 0:
-                nn.init.xavier_uniform_(block)
-        nearly_zero = [self.out]
-        for layer in self._layers():
-            if isinstance(layer, ResidualBlock):
-                nearly_zero.append(layer.conv2)
-                if layer.attention is not None:
-                    nearly_zero.append(layer.attention.proj)
-                    for matrix in layer.attention.qkv.weight.detach().chunk(3):
-                        nn.init.xavier_uniform_(matrix, gain=qkv_gain)
-        for module in nearly_zero:
-            module.weight.detach().mul_(zero_gain)
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Args: x (B, C, H, W); t (B,) what the schedule tells about time; labels (B,) or None."""
-        features = self.time_features(t)  # (B, base_channels)
-        if self.labels_on_features:
-            features = add_labels(features, self.label_embedding, labels)
-        embedding = self.time_layer2(F.silu(self.time_layer1(features)))  # (B, 4 base_channels)
-        if not self.labels_on_features:
-            embedding = add_labels(embedding, self.label_embedding, labels)
-        modulations = self.modulation(F.silu(embedding)).split(self.modulation_sizes, dim=1)
-        modulation = iter(modulations)
+    def _add_levels(self) -> int:
+        """Fill encoder, middle and decoder; returns the channels that come out of them."""
+        widths, channels = self.widths, self.stem.out_channels
+        skips = [] if self.resamplers_apart else [channels]
+        for level, width in enumerate(widths):
+            if level > 0 and self.resamplers_apart:
+                self.down.append(self.downsampler(channels))
+            elif level > 0:
+                self.encoder.append(self.downsampler(channels))
+                skips.append(channels)
+            for _ in range(self.blocks_per_level):
+                self.encoder.append(self.new_block(channels, width, level in self.attention_levels))
+                channels = width
+                skips.append(channels)
+        for attention in self.middle_attention:
+            self.middle.append(self.new_block(channels, channels, attention))
+        last = len(skips) // len(widths) - 1
+        for level, width in reversed(list(enumerate(widths))):
+            if level < len(widths) - 1:
+                ups = self.up if self.resamplers_apart else self.decoder
+                ups.append(self.upsampler(channels))
+            for index in range(last + 1):
+                attention = index == last or not self.attention_once_upwards
+                attention = attention and level in self.attention_levels
+                self.decoder.append(self.new_block(channels + skips.pop(), width, attention))
+                channels = width
+        return channels
 
-        h = self.stem(pad_to_multiple(x, self.size_multiple))
-        skips = [h]
-        for layer in self.encoder:
-            h = layer(h, next(modulation))
+    def new_block(
+        self, in_channels: int, out_channels: int, attention: bool, resample: Resample = None
+    ) -> ResidualBlock:
+        """A block with this network's options; see :class:`ResidualBlock`."""
+        heads = self.heads(out_channels)
+        options = {"num_heads": heads if attention else None, "num_groups": self.num_groups}
+        options |= {"skip_scale": self.skip_scale, "resample": resample}
+        return self.block(in_channels, out_channels, self.dropout, **options)
+
+    def heads(self, channels: int) -> int:
+        """Heads of an attention of that many channels.
+
+        Raises:
+            InputError: ``channels_per_head`` does not divide them.
+        """
+        each = channels if self.channels_per_head is None else self.channels_per_head
+        heads = channels // each if isinstance(each, int) and each > 0 else 0
+        if heads < 1 or channels % heads:
+            raise InputError(f"channels_per_head={each!r}: give a divisor of {channels}")
+        return heads
+
+    def blocks(self) -> list[ResidualBlock]:
+        """All residual blocks, in the order of their share of the modulation."""
+        layers = [*self.encoder, *self.middle, *self.decoder]
+        return [layer for layer in layers if isinstance(layer, ResidualBlock)]
+
+    def branch_ends(self) -> Iterator[nn.Module]:
+        """The last layer of each residual branch, and the output layer."""
+        yield self.out
+        for block in self.blocks():
+            yield block.conv2
+            if block.attention is not None:
+                yield block.attention.proj
+
+    def body(self, x: Tensor, embedding: Tensor) -> Tensor:
+        shares = self.modulation(F.silu(embedding)).split(self.modulation_sizes, dim=1)
+        modulations = iter(shares)  # one for each block
+        h = self.stem(x)
+        skips = [] if self.resamplers_apart else [h]
+        for index, layer in enumerate(self.encoder):
+            if self._starts_a_level(index):
+                h = self.down[index // self.blocks_per_level - 1](h)
+            h = modulated(layer, h, modulations)
             skips.append(h)
         for layer in self.middle:
-            h = layer(h, next(modulation))
-        for layer in self.decoder:
-            h = torch.cat([h, skips.pop()], dim=1) if layer.joins else h
-            h = layer(h, next(modulation))
-        return crop(self.out(F.silu(self.out_norm(h))), *x.shape[-2:])
+            h = layer(h, next(modulations))
+        for index, layer in enumerate(self.decoder):
+            if self._starts_a_level(index):
+                h = self.up[index // self.blocks_per_level - 1](double(h))
+            joins = isinstance(layer, ResidualBlock) and layer.resample is None
+            h = torch.cat([h, skips.pop()], dim=1) if joins else h
+            h = modulated(layer, h, modulations)
+        return self.out(F.silu(self.out_norm(h)))
 
-    def _layers(self) -> list[nn.Module]:
-        return [*self.encoder, *self.middle, *self.decoder]
+    def _starts_a_level(self, index: int) -> bool:
+        """Whether a resampler that stands apart comes before a block."""
+        return self.resamplers_apart and index > 0 and index % self.blocks_per_level == 0
+
+
+def modulated(layer: nn.Module, h: Tensor, modulations: Iterator[Tensor]) -> Tensor:
+    """A layer's answer to h; a block takes its share of the modulation."""
+    return layer(h, next(modulations)) if isinstance(layer, ResidualBlock) else layer(h)

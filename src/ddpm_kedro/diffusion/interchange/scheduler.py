@@ -26,7 +26,7 @@ from ddpm_kedro.diffusion.samplers import DDIM, Ancestral, Sampler
 from ddpm_kedro.diffusion.samplers.thresholding import DynamicThreshold, StaticThreshold
 from ddpm_kedro.errors import InputError
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 SCHEDULES = "ddpm_kedro.diffusion.noise_schedule"
 OBJECTIVES = "ddpm_kedro.diffusion.objective"
@@ -36,6 +36,7 @@ PREDICTIONS: Mapping[type[Objective], str] = {
     X0Prediction: "sample",
     VPrediction: "v_prediction",
 }
+FLOW = "FlowMatchEulerDiscreteScheduler"
 NO_MAXIMUM = 1e6  # diffusers' dynamic threshold has always a maximum
 # What diffusers takes a field for that a configuration leaves out; null stands for it too.
 DEFAULTS: Mapping[str, Any] = {
@@ -91,10 +92,10 @@ def export_scheduler(
 
     An :class:`Ancestral` sampler becomes a ``DDPMScheduler``, every other one a ``DDIMScheduler``
     with its spacing; the straight path becomes a ``FlowMatchEulerDiscreteScheduler``, which never
-    thresholds. Note that
-    diffusers' ``DDIMScheduler`` steps by T // n whatever its timesteps are: with spacing linspace,
-    or trailing where n does not divide T, its images differ from ours. Where it clips x_0, its step
-    equals ours with ``use_clipped_model_output=True``; else it keeps the eps of the unclipped x_0.
+    thresholds. diffusers' ``DDIMScheduler`` steps by T // n whatever its timesteps are: with
+    spacing linspace, or trailing where n does not divide T, its images differ from ours. Where it
+    clips x_0, its step equals ours with ``use_clipped_model_output=True``; else it keeps the eps of
+    the unclipped x_0.
 
     Raises:
         InputError: diffusers has no such schedule, no such objective on it or no such threshold.
@@ -103,11 +104,8 @@ def export_scheduler(
     if not isinstance(threshold, StaticThreshold | DynamicThreshold | None):
         raise InputError(f"diffusers has no equal of {type(threshold).__name__}")
     if isinstance(schedule, FlowSchedule) and isinstance(objective, FlowVelocity):
-        return "DDPMPipeline", {
-            "_class_name": "FlowMatchEulerDiscreteScheduler",
-            "num_train_timesteps": 1000,
-            "shift": 1.0,
-        }
+        config = {"_class_name": FLOW, "num_train_timesteps": 1000, "shift": 1.0}
+        return "DDPMPipeline", config
     if not isinstance(schedule, DiscreteSchedule) or type(objective) not in PREDICTIONS:
         raise InputError(
             f"diffusers has no equal of {type(objective).__name__} on {type(schedule).__name__}: "
@@ -122,12 +120,8 @@ def export_scheduler(
         **_sampling(sampler),
     }
     if isinstance(sampler, Ancestral):
-        variance = f"fixed_{sampler.variance}"
-        return "DDPMPipeline", {
-            "_class_name": "DDPMScheduler",
-            "variance_type": variance,
-            **config,
-        }
+        config |= {"_class_name": "DDPMScheduler", "variance_type": f"fixed_{sampler.variance}"}
+        return "DDPMPipeline", config
     return "DDIMPipeline", {"_class_name": "DDIMScheduler", "set_alpha_to_one": True, **config}
 
 
@@ -148,31 +142,32 @@ def import_scheduler(
     """
     kind = config.get("_class_name")
     given = {name: value for name, value in config.items() if value is not None}
-    if kind == "FlowMatchEulerDiscreteScheduler":
+    if kind == FLOW:
         _refuse_others(given, FLOW_FIXED, SHIFTING)
-        return (
-            {"type": f"{SCHEDULES}.FlowSchedule"},
-            {"type": f"{OBJECTIVES}.FlowVelocity"},
-            {"type": f"{SAMPLERS}.FlowEuler", "num_steps": 50, "thresholding": None},
-        )
+        sampler = {"type": f"{SAMPLERS}.FlowEuler", "num_steps": 50, "thresholding": None}
+        objective = {"type": f"{OBJECTIVES}.FlowVelocity"}
+        return {"type": f"{SCHEDULES}.FlowSchedule"}, objective, sampler
     config = {**DEFAULTS, **given}
     if kind in ("DDPMScheduler", "DDIMScheduler"):
         _refuse_others(given, FIXED, {*DEFAULTS, "trained_betas", *_without_effect(config)})
     elif kind in OTHER_SOLVERS:
         _refuse_others(given, OTHER_SOLVERS[kind], given.keys() - OTHER_SOLVERS[kind].keys())
-        logger.warning("%s: how it samples is not imported, the usual sampler is used", kind)
+        LOGGER.warning("%s: how it samples is not imported, the usual sampler is used", kind)
     else:
         raise InputError(f"scheduler with _class_name={kind!r}: cannot be imported")
-    objectives = {
-        name: {"type": f"{OBJECTIVES}.{objective.__name__}"}
-        for objective, name in PREDICTIONS.items()
-    }
+    objectives = {name: objective.__name__ for objective, name in PREDICTIONS.items()}
     prediction = config["prediction_type"]
     if prediction not in objectives:
-        raise InputError(f"{kind} with prediction_type={prediction!r}: cannot be imported")
+        raise _refused(config, "prediction_type")
     schedule = _schedule_option(config)
     sampler = None if kind in OTHER_SOLVERS else _sampler_option(config)
-    return schedule, objectives[prediction], sampler
+    return schedule, {"type": f"{OBJECTIVES}.{objectives[prediction]}"}, sampler
+
+
+def _refused(
+    config: Mapping[str, Any], name: str, reason: str = "cannot be imported"
+) -> InputError:
+    return InputError(f"{config['_class_name']} with {name}={config[name]!r}: {reason}")
 
 
 def _refuse_others(
@@ -183,7 +178,7 @@ def _refuse_others(
         if name.startswith("_") or name in others or (name in fixed and value == fixed[name]):
             continue
         only = f"only {fixed[name]!r} can be imported" if name in fixed else "cannot be imported"
-        raise InputError(f"{config['_class_name']} with {name}={value!r}: {only}")
+        raise _refused(config, name, only)
 
 
 def _without_effect(config: Mapping[str, Any]) -> Iterator[str]:
@@ -199,13 +194,9 @@ def _without_effect(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _betas(schedule: DiscreteSchedule) -> dict[str, Any]:
     if type(schedule) is LinearSchedule:
-        betas = schedule.betas
-        return {
-            "beta_schedule": "linear",
-            "beta_start": float(betas[0]),
-            "beta_end": float(betas[-1]),
-            "trained_betas": None,
-        }
+        start, end = float(schedule.betas[0]), float(schedule.betas[-1])
+        named = {"beta_schedule": "linear", "beta_start": start, "beta_end": end}
+        return {**named, "trained_betas": None}
     cosine = CosineSchedule(schedule.num_timesteps).betas
     if torch.allclose(schedule.betas, cosine, rtol=0, atol=1e-12):
         return {"beta_schedule": "squaredcos_cap_v2", "trained_betas": None}
@@ -230,10 +221,11 @@ def _sampling(sampler: Sampler | None) -> dict[str, Any]:
 
 
 def _schedule_option(config: Mapping[str, Any]) -> dict[str, Any]:
-    kind, name, total = (config[k] for k in ("_class_name", "beta_schedule", "num_train_timesteps"))
+    name, total = config["beta_schedule"], config["num_train_timesteps"]
     if not isinstance(total, int) or isinstance(total, bool) or total < 1:
-        raise InputError(f"{kind} with num_train_timesteps={total!r}: not a number of steps")
+        raise _refused(config, "num_train_timesteps", "not a number of steps")
     if "trained_betas" in config:
+        kind = config["_class_name"]
         raise InputError(f"{kind} with trained_betas: only a named beta_schedule can be imported")
     if name == "linear":
         # Ours are stated for T = 1000 and scaled, theirs are not.
@@ -246,25 +238,21 @@ def _schedule_option(config: Mapping[str, Any]) -> dict[str, Any]:
     elif name == "squaredcos_cap_v2":
         option = {"type": f"{SCHEDULES}.CosineSchedule", "num_timesteps": total}
     else:
-        raise InputError(
-            f"{kind} with beta_schedule={name!r}: linear and squaredcos_cap_v2 can be imported"
-        )
+        raise _refused(config, "beta_schedule", "linear and squaredcos_cap_v2 can be imported")
     if config["rescale_betas_zero_snr"]:
         option = {"type": f"{SCHEDULES}.ZeroTerminalSNR", "schedule": option}
     return option
 
 
 def _sampler_option(config: Mapping[str, Any]) -> dict[str, Any]:
-    kind, total = config["_class_name"], config["num_train_timesteps"]
+    total = config["num_train_timesteps"]
     option = {"spacing": config["timestep_spacing"], "thresholding": _threshold_option(config)}
     if option["spacing"] not in ("leading", "trailing", "linspace"):
-        raise InputError(f"{kind} with timestep_spacing={option['spacing']!r}: cannot be imported")
-    if kind == "DDIMScheduler":
+        raise _refused(config, "timestep_spacing")
+    if config["_class_name"] == "DDIMScheduler":
         return {"type": f"{SAMPLERS}.{DDIM.__name__}", "num_steps": min(50, total), **option}
     if config["variance_type"] not in VARIANCES:
-        raise InputError(
-            f"{kind} with variance_type={config['variance_type']!r}: cannot be imported"
-        )
+        raise _refused(config, "variance_type")
     option |= {"num_steps": total, "variance": VARIANCES[config["variance_type"]]}
     return {"type": f"{SAMPLERS}.{Ancestral.__name__}", **option}
 
@@ -272,9 +260,8 @@ def _sampler_option(config: Mapping[str, Any]) -> dict[str, Any]:
 def _threshold_option(config: Mapping[str, Any]) -> Mapping[str, Any] | str | None:
     if not config["thresholding"]:
         return "static" if config["clip_sample"] else None
-    quantile, maximum = (
-        _number(config, name) for name in ("dynamic_thresholding_ratio", "sample_max_value")
-    )
+    quantile = _number(config, "dynamic_thresholding_ratio")
+    maximum = _number(config, "sample_max_value")
     if not 0 < quantile <= 1 or not maximum >= 1:
         raise InputError(
             f"{config['_class_name']} with dynamic_thresholding_ratio={quantile} and "
@@ -290,5 +277,5 @@ def _threshold_option(config: Mapping[str, Any]) -> Mapping[str, Any] | str | No
 def _number(config: Mapping[str, Any], name: str) -> float:
     value = config[name]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{config['_class_name']} with {name}={value!r}: not a number")
+        raise _refused(config, name, "not a number")
     return value

@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddpm_kedro.diffusion.backbones.ddpm import DDPMUNet
-from ddpm_kedro.diffusion.backbones.layers import GroupNorm
-from ddpm_kedro.diffusion.backbones.unet import EPS, ResidualBlock
+from ddpm_kedro.diffusion.backbones.layers import EPS, GroupNorm
+from ddpm_kedro.diffusion.interchange.names import entries, new_name
 from ddpm_kedro.errors import InputError
 
-# What UNet2DModel takes a key for that its config.json leaves out ...
-DEFAULTS: Mapping[str, Any] = {
-    "_class_name": "UNet2DModel",
-    "act_fn": "silu",
-    "add_attention": True,
-    "attention_head_dim": 8,
-    "attn_norm_num_groups": None,
-    "center_input_sample": False,
-    "class_embed_type": None,
-    "downsample_padding": 1,
-    "downsample_type": "conv",
-    "dropout": 0.0,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "in_channels": 3,
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "mid_block_type": "UNetMidBlock2D",
-    "norm_eps": 1e-5,
-    "norm_num_groups": 32,
-    "num_class_embeds": None,
-    "num_train_timesteps": None,
-    "out_channels": 3,
-    "resnet_time_scale_shift": "default",
-    "time_embedding_dim": None,
-    "time_embedding_type": "positional",
-    "upsample_type": "conv",
-}
-# ... and what DDPMUNet is: the network of google/ddpm-cifar10-32.
+# What DDPMUNet is, the network of google/ddpm-cifar10-32 ...
 FIXED: Mapping[str, Any] = {
     "_class_name": "UNet2DModel",
     "act_fn": "silu",
@@ -63,18 +33,21 @@ FIXED: Mapping[str, Any] = {
     "time_embedding_type": "positional",
     "upsample_type": "conv",
 }
-# Names that attention layers had before diffusers 0.15, which google's files still have.
-OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Rows ``first`` to ``last`` of our tensor ``ours`` are the whole of diffusers' ``theirs``."""
-
-    ours: str
-    first: int
-    last: int
-    theirs: str
+# ... and what UNet2DModel takes a key for that its config.json leaves out.
+DEFAULTS: Mapping[str, Any] = {
+    **FIXED,
+    "attention_head_dim": 8,
+    "downsample_padding": 1,
+    "dropout": 0.0,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 3,
+    "layers_per_block": 2,
+    "norm_eps": 1e-5,
+    "norm_num_groups": 32,
+    "num_class_embeds": None,
+    "out_channels": 3,
+}
 
 
 def export_unet(
@@ -98,6 +71,11 @@ def export_unet(
             f"diffusers' UNet2DModel takes no images of {height}x{width}: its levels need "
             f"multiples of {network.size_multiple}; DDPMUNet pads them"
         )
+    if network.widths[0] != network.stem.out_channels:
+        raise InputError(
+            "diffusers' UNet2DModel has as many channels in its stem as in its first level: "
+            "only a DDPMUNet whose channel_mults begin with 1 can be exported"
+        )
     groups = {module.num_groups for module in network.modules() if isinstance(module, GroupNorm)}
     if len(groups) > 1:
         raise InputError(
@@ -105,19 +83,20 @@ def export_unet(
             f"network has {', '.join(map(str, sorted(groups)))}: it was built with a num_groups "
             "that does not fit its channels"
         )
-    base = network.stem.out_channels
-    mults, blocks, attention = _layout(network)
+    widths, heads = network.widths, network.middle[0].attention.num_heads
+    per_head = None if network.channels_per_head is None else widths[-1] // heads
     down = [
-        "AttnDownBlock2D" if level in attention else "DownBlock2D" for level in range(len(mults))
+        "AttnDownBlock2D" if level in network.attention_levels else "DownBlock2D"
+        for level in range(len(widths))
     ]
     config = {
         **FIXED,
-        "attention_head_dim": _channels_per_head(network),
-        "block_out_channels": [base * mult for mult in mults],
+        "attention_head_dim": per_head,
+        "block_out_channels": list(widths),
         "down_block_types": down,
         "dropout": network.encoder[0].dropout.p,
         "in_channels": network.stem.in_channels,
-        "layers_per_block": blocks,
+        "layers_per_block": network.blocks_per_level,
         "norm_num_groups": groups.pop(),
         "num_class_embeds": None if network.num_classes is None else network.num_classes + 1,
         "num_train_timesteps": None,
@@ -128,7 +107,7 @@ def export_unet(
     state = network.state_dict()
     weights = {
         entry.theirs: state[entry.ours][entry.first : entry.last].clone()
-        for entry in _entries(network)
+        for entry in entries(network)
     }
     return config, weights
 
@@ -164,16 +143,16 @@ def import_unet(
                 f"UNet2DModel with norm_num_groups={config['norm_num_groups']}: {name} of "
                 f"{module.num_channels} channels would have fewer than two channels in a group"
             )
-    weights = {_new_name(name): tensor for name, tensor in weights.items()}
-    entries = _entries(network)
-    different = sorted({entry.theirs for entry in entries} ^ weights.keys())
+    weights = {new_name(name): tensor for name, tensor in weights.items()}
+    tensors = entries(network)
+    different = sorted({entry.theirs for entry in tensors} ^ weights.keys())
     if different:
         raise InputError(f"its weights do not fit its config.json, first {different[0]}")
     state = {
         name: torch.empty(value.shape, dtype=torch.float32)
         for name, value in network.state_dict().items()
     }
-    for entry in entries:
+    for entry in tensors:
         rows, tensor = state[entry.ours][entry.first : entry.last], weights[entry.theirs]
         if rows.shape != tensor.shape and rows.numel() != tensor.numel():
             raise InputError(
@@ -217,93 +196,3 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_groups": config["norm_num_groups"],
         "num_classes": None if embeds is None else embeds - 1,
     }
-
-
-def _layout(network: DDPMUNet) -> tuple[list[int], int, list[int]]:
-    """Channel multipliers, blocks in a level and levels with attention, read off the encoder."""
-    levels: list[list[ResidualBlock]] = [[]]
-    for layer in network.encoder:
-        if isinstance(layer, ResidualBlock):
-            levels[-1].append(layer)
-        else:
-            levels.append([])
-    base = network.stem.out_channels
-    mults = [blocks[0].modulation_size // base for blocks in levels]
-    attention = [i for i, blocks in enumerate(levels) if blocks[0].attention is not None]
-    return mults, len(levels[0]), attention
-
-
-def _channels_per_head(network: DDPMUNet) -> int | None:
-    """None where each attention has one head, as diffusers writes it."""
-    block = network.middle[0]
-    heads = block.attention.num_heads
-    return None if heads == 1 else block.modulation_size // heads
-
-
-def _entries(network: DDPMUNet) -> list[Entry]:
-    """Which rows of which of our tensors are which of diffusers' tensors: all of both."""
-    state = network.state_dict()
-    entries: list[Entry] = []
-
-    def same(ours: str, theirs: str) -> None:
-        for kind in ("weight", "bias"):
-            if f"{ours}.{kind}" in state:
-                rows = len(state[f"{ours}.{kind}"])
-                entries.append(Entry(f"{ours}.{kind}", 0, rows, f"{theirs}.{kind}"))
-
-    def part(ours: str, first: int, last: int, theirs: str) -> None:
-        for kind in ("weight", "bias"):
-            entries.append(Entry(f"{ours}.{kind}", first, last, f"{theirs}.{kind}"))
-
-    same("time_layer1", "time_embedding.linear_1")
-    same("time_layer2", "time_embedding.linear_2")
-    same("label_embedding.table", "class_embedding")
-    same("stem", "conv_in")
-    same("out_norm", "conv_norm_out")
-    same("out", "conv_out")
-    ends = pairwise(accumulate(network.modulation_sizes, initial=0))
-    for (ours, layer, theirs), (first, last) in zip(_places(network), ends, strict=True):
-        if not isinstance(layer, ResidualBlock):
-            same(f"{ours}.conv", f"{theirs}.conv")
-            continue
-        for name in ("norm1", "conv1", "norm2", "conv2"):
-            same(f"{ours}.{name}", f"{theirs}.{name}")
-        same(f"{ours}.skip", f"{theirs}.conv_shortcut")
-        part("modulation", first, last, f"{theirs}.time_emb_proj")
-        if layer.attention is not None:
-            attention = theirs.replace(".resnets.", ".attentions.")
-            same(f"{ours}.attention.norm", f"{attention}.group_norm")
-            same(f"{ours}.attention.proj", f"{attention}.to_out.0")
-            channels = layer.modulation_size
-            for index, name in enumerate(("to_q", "to_k", "to_v")):
-                rows = index * channels, (index + 1) * channels
-                part(f"{ours}.attention.qkv", *rows, f"{attention}.{name}")
-    return entries
-
-
-def _places(network: DDPMUNet) -> Iterator[tuple[str, nn.Module, str]]:
-    """(our name, layer, diffusers' name) in the order in which the modulation is split."""
-    yield from _side("encoder", network.encoder, "down_blocks", "downsamplers")
-    for index, layer in enumerate(network.middle):
-        yield f"middle.{index}", layer, f"mid_block.resnets.{index}"
-    yield from _side("decoder", network.decoder, "up_blocks", "upsamplers")
-
-
-def _side(
-    ours: str, layers: Sequence[nn.Module], theirs: str, resamplers: str
-) -> Iterator[tuple[str, nn.Module, str]]:
-    level, block = 0, 0
-    for index, layer in enumerate(layers):
-        if isinstance(layer, ResidualBlock):
-            yield f"{ours}.{index}", layer, f"{theirs}.{level}.resnets.{block}"
-            block += 1
-        else:
-            yield f"{ours}.{index}", layer, f"{theirs}.{level}.{resamplers}.0"
-            level, block = level + 1, 0
-
-
-def _new_name(name: str) -> str:
-    parts = name.split(".")
-    if "attentions" in parts:
-        parts = [OLD_NAMES.get(item, item) for item in parts]
-    return ".".join(parts)
