@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ddpm_kedro.training.pace import Pace
+from ddpm_kedro.training.estimates import Pace
 
 
 def test_pauses_count_for_nothing_but_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("ddpm_kedro.training.pace.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ddpm_kedro.training.estimates.time.monotonic", lambda: now[0])
     pace = Pace(torch.device("cpu"), batch_size=10, elapsed_seconds=1000.0)
     told = []
     for step in range(1, 31):

@@ -9,7 +9,8 @@ import threading
 
 import pytest
 
-from ddpm_kedro.training.stops import Stopped, StopRequest
+from ddpm_kedro.errors import Stopped
+from ddpm_kedro.training.stops import StopRequest
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

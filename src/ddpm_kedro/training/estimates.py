@@ -1,19 +1,112 @@
-"""What training will take: what an image costs, and when all of it is done."""
+"""What training takes: the time it took and will take, and what an image costs."""
 
 from __future__ import annotations
 
 import math
+import time
 from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.cost import TRAINING_PASSES, Cost, cost_of, network_calls
 from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.progress import duration
-from ddpm_kedro.training.pace import TIMED_STEPS, Pace
 from ddpm_kedro.training.step.state import LearningState
 
 PREVIEW, HELD_OUT = "drawing a preview", "held-out loss"  # what training pauses for
+UNTIMED_STEPS = 5  # the first ones compile, capture and allocate
+TIMED_STEPS = 20
+
+
+class Pace:
+    """A clock that stands still during previews and held-out losses.
+
+    Args:
+        device: waited for before and after the 20 steps of the first figure, and before pauses.
+        batch_size: images of a step.
+        elapsed_seconds: that training took before it was resumed.
+
+    Attributes:
+        pauses: seconds of the latest pause of each kind.
+        spent: seconds of all of them, by kind.
+    """
+
+    def __init__(self, device: torch.device, batch_size: int, elapsed_seconds: float) -> None:
+        self._device, self._batch_size = device, batch_size
+        self._elapsed_before = elapsed_seconds
+        self._started_at = self._lap_at = time.monotonic()
+        self._timed_from = 0.0
+        self._steps = self._lap_steps = 0
+        self._pause: tuple[str, float] | None = None  # the one now: its kind and its beginning
+        self.pauses: dict[str, float] = {}
+        self.spent: dict[str, float] = {}
+
+    @property
+    def session_seconds(self) -> float:
+        """Since this process began to train."""
+        return time.monotonic() - self._started_at
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Of the whole training, over all processes that trained it one after the other."""
+        return self._elapsed_before + self.session_seconds
+
+    @property
+    def step_seconds(self) -> float | None:
+        """A step's mean over this session, pauses left out; None before 20 real ones are timed."""
+        timed = self._steps - UNTIMED_STEPS
+        if timed < TIMED_STEPS:
+            return None
+        return max((self._clock() - self._timed_from) / timed, 1e-9)
+
+    def count_step(self) -> bool:
+        """Note that a step is taken; tells when 20 real ones are timed."""
+        self._steps += 1
+        if self._steps == UNTIMED_STEPS:
+            self._wait()
+            self._timed_from = self._clock()
+        is_timed = self._steps == UNTIMED_STEPS + TIMED_STEPS
+        if is_timed:
+            self._wait()
+        return is_timed
+
+    def lap(self) -> float:
+        """Images per second since the last call."""
+        now, steps = self._clock(), self._steps - self._lap_steps
+        rate = steps * self._batch_size / max(now - self._lap_at, 1e-9)
+        self._lap_at, self._lap_steps = now, self._steps
+        return rate
+
+    @contextmanager
+    def paused(self, kind: str) -> Iterator[None]:
+        """Time that does not count as training."""
+        self._wait()
+        began_at = time.monotonic()
+        self._pause = kind, began_at
+        yield
+        self._pause = None
+        self.pauses[kind] = time.monotonic() - began_at
+        self.spent[kind] = self.spent.get(kind, 0.0) + self.pauses[kind]
+
+    def left_of_pause(self) -> float:
+        """Seconds until the pause of now is as long as the latest one of its kind."""
+        if self._pause is None:
+            return 0.0
+        kind, began_at = self._pause
+        return max(began_at + self.pauses.get(kind, 0.0) - time.monotonic(), 0.0)
+
+    def _clock(self) -> float:
+        """Seconds of training, from an arbitrary beginning."""
+        now = time.monotonic() if self._pause is None else self._pause[1]
+        return now - sum(self.spent.values())
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":  # pragma: cuda only
+            torch.cuda.synchronize(self._device)
 
 
 class Forecast:
@@ -32,7 +125,6 @@ class Forecast:
 
     def __init__(self, state: LearningState, pace: Pace, rows: int, held_out_images: int) -> None:
         self._state, self._pace, self._settings = state, pace, state.settings
-        self._has_held_out = held_out_images > 0
         calls = network_calls(build(state.settings.sampler), state.model.denoiser.schedule)
         drawn = 2 * state.settings.num_previews * calls  # averaged weights and raw ones
         self._passes = {PREVIEW: drawn / rows, HELD_OUT: held_out_images / rows}
@@ -56,10 +148,11 @@ class Forecast:
         }
         what = f"the {steps:,} steps left take"
         if out_of_time:
-            seen, budget = state.images_seen + steps * settings.batch_size, settings.budget_images
+            seen = state.images_seen + steps * settings.batch_size
+            seen = round(seen, 2 - len(str(seen)))  # to two significant digits
             what = (
-                f"max_minutes={settings.max_minutes:g} ends it at about {_round(seen):,} of "
-                f"{budget:,} images, after"
+                f"max_minutes={settings.max_minutes:g} ends it at about {seen:,} of "
+                f"{settings.budget_images:,} images, after"
             )
         return (
             f"{settings.batch_size / (self._pace.step_seconds or math.inf):.4g} images/s over "
@@ -79,9 +172,8 @@ class Forecast:
     def _seconds(self, steps: int) -> float:
         """Of so many steps from here on, with what comes between them."""
         pauses = self._due(self._settings.preview_every_kimg, steps) * self._seconds_of(PREVIEW)
-        if self._has_held_out:
-            losses = self._due(self._settings.checkpoint_every_kimg, steps)
-            pauses += losses * self._seconds_of(HELD_OUT)
+        losses = self._due(self._settings.checkpoint_every_kimg, steps)
+        pauses += losses * self._seconds_of(HELD_OUT)
         return steps * (self._pace.step_seconds or 0.0) + pauses
 
     def _due(self, every_kimg: float | None, steps: int) -> int:
@@ -130,11 +222,6 @@ def training_bytes(state: LearningState, rows: int, cost: Cost) -> int:
     slots = 2 if "betas" in group else int(bool(group.get("momentum")))
     averages = len(state.ema.averages)
     return cost.training_bytes(rows, num_averages=averages, optimizer_slots=slots)
-
-
-def _round(count: int) -> int:
-    """To two significant digits."""
-    return int(float(f"{count:.1e}"))
 
 
 def _size(count: float) -> str:

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from tiny_training import assert_same_bits, last_tensors, run, tiny_settings, untimed_log
 
-from ddpm_kedro.errors import InputError
-from ddpm_kedro.training.stops import Stopped
+from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.train import TrainingReceipts
 
