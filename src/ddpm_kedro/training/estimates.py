@@ -25,19 +25,12 @@ TIMED_STEPS = 20
 class Pace:
     """A clock that stands still during previews and held-out losses.
 
-    Args:
-        device: waited for before and after the 20 steps of the first figure, and before pauses.
-        batch_size: images of a step.
-        elapsed_seconds: that training took before it was resumed.
-
-    Attributes:
-        pauses: seconds of the latest pause of each kind.
-        spent: seconds of all of them, by kind.
+    `device` is waited for before and after the 20 steps of the first figure, and before pauses. Of
+    each kind of pause `pauses` has the latest one's seconds, `spent` those of all of them.
     """
 
     def __init__(self, device: torch.device, batch_size: int, elapsed_seconds: float) -> None:
-        self._device, self._batch_size = device, batch_size
-        self._elapsed_before = elapsed_seconds
+        self._device, self._batch_size, self._elapsed_before = device, batch_size, elapsed_seconds
         self._started_at = self._lap_at = time.monotonic()
         self._timed_from = 0.0
         self._steps = self._lap_steps = 0
@@ -112,15 +105,10 @@ class Pace:
 class Forecast:
     """The time that training will still take: steps, previews and held-out losses to come.
 
-    It ends with the budget or with ``training.max_minutes``, which is looked at after each step and
+    It ends with the budget or with `training.max_minutes`, which is looked at after each step and
     what follows it; a preview of the last state comes in either case. A pause takes as long as the
-    latest of its kind; before there was one, as its forward passes cost against those of a step.
-
-    Args:
-        state: says how far training has come.
-        pace: the measured times.
-        rows: images of a step on this device.
-        held_out_images: of a held-out loss; 0 where there is none.
+    latest of its kind; before there was one, as its forward passes cost against those of a step, of
+    `rows` images on this device.
     """
 
     def __init__(self, state: LearningState, pace: Pace, rows: int, held_out_images: int) -> None:
@@ -138,26 +126,25 @@ class Forecast:
 
     def describe(self) -> tuple[str, dict[str, float]]:
         """In words; and the seconds from now to the end, with previews and those alone."""
-        settings, state = self._settings, self._state
+        settings, rate = self._settings, self._settings.batch_size / self._step_seconds
         steps, out_of_time = self._end()
-        last = self._last_preview(steps)
-        previews = self._due(settings.preview_every_kimg, steps) + (last > 0)
+        previews = self._due(settings.preview_every_kimg, steps) + (self._last_preview(steps) > 0)
         seconds = {
             "training": self.seconds_left() or 0.0,
             "previews": previews * self._seconds_of(PREVIEW),
         }
         what = f"the {steps:,} steps left take"
         if out_of_time:
-            seen = state.images_seen + steps * settings.batch_size
+            seen = self._state.images_seen + steps * settings.batch_size
             seen = round(seen, 2 - len(str(seen)))  # to two significant digits
+            budget = f"{settings.budget_images:,} images"
             what = (
-                f"max_minutes={settings.max_minutes:g} ends it at about {seen:,} of "
-                f"{settings.budget_images:,} images, after"
+                f"max_minutes={settings.max_minutes:g} ends it at about {seen:,} of {budget}, after"
             )
+        training, drawing = map(duration, seconds.values())
         return (
-            f"{settings.batch_size / (self._pace.step_seconds or math.inf):.4g} images/s over "
-            f"{TIMED_STEPS} steps: {what} about {duration(seconds['training'])}, of which "
-            f"{previews} previews {duration(seconds['previews'])}"
+            f"{rate:.4g} images/s over {TIMED_STEPS} steps: {what} about {training}, of which "
+            f"{previews} previews {drawing}"
         ), seconds
 
     def _end(self) -> tuple[int, bool]:
@@ -174,7 +161,7 @@ class Forecast:
         pauses = self._due(self._settings.preview_every_kimg, steps) * self._seconds_of(PREVIEW)
         losses = self._due(self._settings.checkpoint_every_kimg, steps)
         pauses += losses * self._seconds_of(HELD_OUT)
-        return steps * (self._pace.step_seconds or 0.0) + pauses
+        return steps * self._step_seconds + pauses
 
     def _due(self, every_kimg: float | None, steps: int) -> int:
         """How often something with that interval comes within so many steps."""
@@ -191,28 +178,26 @@ class Forecast:
         return self._seconds_of(PREVIEW)
 
     def _seconds_of(self, kind: str) -> float:
-        predicted = self._passes[kind] / TRAINING_PASSES * (self._pace.step_seconds or 0.0)
+        predicted = self._passes[kind] / TRAINING_PASSES * self._step_seconds
         return self._pace.pauses.get(kind, predicted)
+
+    @property
+    def _step_seconds(self) -> float:
+        return self._pace.step_seconds or math.nan  # known before anything is foretold
 
 
 def describe_cost(state: LearningState, rows: int, precision: Precision) -> str:
-    """Parameters, FLOPs of an image, and an estimate of the memory.
-
-    Args:
-        state: before the first step.
-        rows: images of one forward and backward pass on this device.
-        precision: of the network.
-    """
+    """Parameters, FLOPs of an image, and an estimate of the memory for `rows` images in one forward
+    and backward pass on this device."""
     try:
         cost = cost_of(state.network, state.model.spec.image_shape, precision.name)
     except InputError as error:  # the network needs values, and fake tensors have none
         parameters = sum(parameter.numel() for parameter in state.parameters)
         return f"{parameters:,} parameters; no estimate of cost ({error})"
-    memory_bytes = training_bytes(state, rows, cost)
     return (
         f"{cost.parameters:,} parameters, {cost.forward_flops / 1e9:,.3g} GFLOP forward, "
         f"{cost.training_flops / 1e9:,.3g} in training per image, about "
-        f"{_size(memory_bytes)} of memory for {rows:,} images at a time"
+        f"{_size(training_bytes(state, rows, cost))} of memory for {rows:,} images at a time"
     )
 
 

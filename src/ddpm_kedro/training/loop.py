@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,13 +45,8 @@ class Outcome:
 class TrainingRun:
     """Everything one process needs to train, built and, if there is a checkpoint, restored.
 
-    Args:
-        images: to train on; the held-out ones are split off here.
-        folder: for checkpoints, previews and the model; only the lead of the team writes there.
-        tracker: gets the lead's records.
-        settings: every choice.
-        spec: of the model.
-        team: this process's place in it.
+    Of a `team` only the lead writes to `folder` and `tracker`. The held-out images are split off
+    `images` here.
     """
 
     def __init__(
@@ -87,27 +83,19 @@ class TrainingRun:
             self.state.restore(checkpoint)
 
         # Data: what is trained on, in which order, and what is held out
-        rows, held_out_rows = split_rows(
-            len(images), settings.held_out_fraction, settings.held_out_images
-        )
-        labels = images.labels if settings.conditional else None
+        fraction, most = settings.held_out_fraction, settings.held_out_images
+        rows, held_out_rows = split_rows(len(images), fraction, most)
+        data = images.images, images.labels if settings.conditional else None
+        order = EpochOrder(rows, settings.seed)
         self.feed = DataFeed(
-            images.images,
-            labels,
-            EpochOrder(rows, settings.seed),
-            batch_size=settings.batch_size,
-            part=part,
-            device=self.device,
+            *data, order, batch_size=settings.batch_size, part=part, device=self.device
         )
         self.held_out = None
         if len(held_out_rows):
+            at_once = max(min(settings.micro_batch_size or share, share), 16)
+            timesteps = settings.timestep_sampling()
             self.held_out = HeldOutLoss(
-                images.images,
-                labels,
-                held_out_rows,
-                timesteps=settings.timestep_sampling(),
-                seed=settings.seed,
-                batch_size=max(min(settings.micro_batch_size or share, share), 16),
+                *data, held_out_rows, timesteps=timesteps, seed=settings.seed, batch_size=at_once
             )
 
         # The step, and what is said of it
@@ -120,8 +108,7 @@ class TrainingRun:
             folder,
             tracker,
             team,
-            num_train_images=len(rows),
-            num_held_out=len(held_out_rows),
+            num_images=(len(rows), len(held_out_rows)),
             elapsed_seconds=facts["elapsed_seconds"] if facts else 0.0,
         )
 
@@ -137,6 +124,7 @@ class TrainingRun:
         state, settings = self.state, self.settings
         agreement = Agreement(self.team)
         signum, time_is_up = 0, False
+        most_seconds = math.inf if settings.max_minutes is None else 60 * settings.max_minutes
         with (
             self.report.opened(self.step.rows, self.feed.placement),
             own_generators(self.device),
@@ -163,7 +151,8 @@ class TrainingRun:
                 self.report.show()
 
                 # Whether to go on
-                signum, time_is_up = agreement.reached(asked_to_stop(), self._is_time_up())
+                time_is_up = self.report.pace.session_seconds >= most_seconds
+                signum, time_is_up = agreement.reached(asked_to_stop(), time_is_up)
 
             # The end: stopped before the budget's, or at it, where there is nothing left to stop
             if state.step >= settings.num_steps:
@@ -175,10 +164,6 @@ class TrainingRun:
                 if not signum:
                     self._finish()
         return Outcome(state.step, state.images_seen, signum)
-
-    def _is_time_up(self) -> bool:
-        minutes = self.settings.max_minutes
-        return minutes is not None and self.report.pace.session_seconds >= 60 * minutes
 
     def _write_what_is_due(self, lr: float | Tensor) -> None:
         settings, state, is_lead = self.settings, self.state, self.team.is_lead
@@ -193,7 +178,12 @@ class TrainingRun:
         if records or is_last:
             self._refuse_endless_skips()
             if is_lead:
-                self.report.record(lr, self._held_out_loss() if saves or is_last else None)
+                held_out_loss = None
+                if self.held_out is not None and (saves or is_last):
+                    with self.report.pausing_for(HELD_OUT), state.averaged():
+                        measured = self.cores.measured(state.model)
+                        held_out_loss = self.held_out(measured, self.precision)
+                self.report.record(lr, held_out_loss)
         # The record at the end of a budget that is no whole interval is an extra one: a higher
         # budget later must find the sums as if it had not been made.
         if records:
@@ -210,27 +200,18 @@ class TrainingRun:
         every, seen = 1000 * every_kimg, self.state.images_seen
         return seen // every > (seen - self.settings.batch_size) // every
 
-    def _held_out_loss(self) -> float | None:
-        if self.held_out is None:
-            return None
-        with self.report.pausing_for(HELD_OUT), self.state.averaged():
-            return self.held_out(self.cores.measured(self.state.model), self.precision)
-
     def _save(self) -> None:
         self._refuse_endless_skips()
-        self._saved_step = self.state.step
+        state = self.state
+        self._saved_step = state.step
         if self.team.is_lead:
             self.tracker.sync()
-            self.folder.save(
-                self.state.tensors(),
-                {
-                    **self.state.facts(),
-                    **self.cores.facts(),
-                    "elapsed_seconds": self.report.pace.elapsed_seconds,
-                },
-                step=self.state.step,
-                images_seen=self.state.images_seen,
-            )
+            facts = {
+                **state.facts(),
+                **self.cores.facts(),
+                "elapsed_seconds": self.report.pace.elapsed_seconds,
+            }
+            self.folder.save(state.tensors(), facts, step=state.step, images_seen=state.images_seen)
 
     def _refuse_endless_skips(self) -> None:
         in_row = int(self.state.counters["skipped_in_row"])
@@ -250,13 +231,9 @@ class TrainingRun:
         """The model file, and the news that it is there."""
         state, spec = self.state, self.state.model.spec
         self.report.last_preview()
-        provenance = {
-            **spec.provenance,
-            "step": state.step,
-            "images_seen": state.images_seen,
-            "fingerprint": self.folder.fingerprint,
-        }
-        spec = replace(spec, provenance=provenance)
+        place = {"step": state.step, "images_seen": state.images_seen}
+        origin = {**spec.provenance, **place, "fingerprint": self.folder.fingerprint}
+        spec = replace(spec, provenance=origin)
         save_model(self.folder.model_path, spec, state.weight_sets())
         self.folder.finished(state.images_seen)
         self.report.say_what_it_took()

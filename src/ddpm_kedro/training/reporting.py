@@ -28,15 +28,8 @@ LOGGER = logging.getLogger(__name__)
 class Report:
     """The records, pictures and lines of a training; in a team, of the lead of each machine.
 
-    Args:
-        state: says how far training has come.
-        precision: of the network.
-        folder: where previews go.
-        tracker: gets records and previews.
-        team: a process that is not the lead only counts its time here.
-        num_train_images: images of an epoch.
-        num_held_out: images of a held-out loss; 0 where there is none.
-        elapsed_seconds: that training took before it was resumed.
+    Other processes only count their time here. `num_images` are those of an epoch, and those of a
+    held-out loss, 0 where there is none; `elapsed_seconds` training took before it was resumed.
     """
 
     def __init__(
@@ -47,12 +40,12 @@ class Report:
         tracker: Tracker,
         team: Team,
         *,
-        num_train_images: int,
-        num_held_out: int,
+        num_images: tuple[int, int],
         elapsed_seconds: float,
     ) -> None:
         self._state, self._precision, self._team = state, precision, team
-        self._folder, self._tracker, self._num_train_images = folder, tracker, num_train_images
+        self._folder, self._tracker = folder, tracker
+        self._num_train_images, num_held_out = num_images
         part = team.part_of(state.settings.batch_size)
         self.pace = Pace(state.device, state.settings.batch_size, elapsed_seconds)
         self._forecast = Forecast(state, self.pace, part.stop - part.start, num_held_out)
@@ -62,9 +55,8 @@ class Report:
     def opened(self, rows: int, placement: str) -> Iterator[None]:
         """Inside, the log is open and progress is shown.
 
-        Args:
-            rows: images of one forward and backward pass on this device.
-            placement: where the images lie, in words.
+        First it is said what the training costs with `rows` images in one forward and backward pass
+        on this device, and where: its images lie in `placement`.
         """
         state, team = self._state, self._team
         if team.is_lead:
@@ -106,12 +98,8 @@ class Report:
         self._news = {}
 
     def record(self, lr: float | Tensor, held_out_loss: float | None) -> None:
-        """Log the mean loss since the last record was cleared, and what else is known.
-
-        Args:
-            lr: of the last step.
-            held_out_loss: None where it was not measured.
-        """
+        """Log the mean loss since it was cleared, the `lr` of the last step and what else is known;
+        `held_out_loss` is None where it was not measured."""
         state, counters = self._state, self._state.counters
         count = int(counters["loss_count"])
         record: dict[str, Any] = {

@@ -40,11 +40,8 @@ def train(
 ) -> TrainingReceipts:
     """Train a model, go on with one, or find it done.
 
-    Args:
-        images: to train on; a memory-mapped set is never read into memory as a whole.
-        store: keeps checkpoints, log, previews and model under the training's fingerprint.
-        tracker: gets every record and preview.
-        settings: every choice.
+    A memory-mapped set is never read into memory as a whole. `store` keeps checkpoints, log,
+    previews and model under the training's fingerprint; `tracker` gets every record and preview.
 
     Raises:
         InputError: choices that do not go together or with the images (before any work), a disk

@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 import uuid
+from concurrent.futures import Future
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from ddpm_kedro.training.stops import StopRequest, die_with_parent
 from ddpm_kedro.training.store.checkpoint_store import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.workers.rendezvous import Rendezvous
-from ddpm_kedro.training.workers.worker import POLL_SECONDS, Job, Refusal, work
+from ddpm_kedro.training.workers.worker import POLL_SECONDS, Job, work
 
 LOGGER = logging.getLogger(__name__)
 
@@ -52,12 +53,8 @@ def launch(
 ) -> Outcome:
     """Train with `settings.distributed` and return when all workers have ended.
 
-    Args:
-        images: memory-mapped, or else written into `folder` for the workers to map.
-        folder: of this training; this process holds its lock.
-        tracker: gets the records of this machine's first worker.
-        settings, spec: as in one process.
-        request: a signal noted there is passed on; the workers agree on the step to stop after.
+    `images` that are not memory-mapped are written into `folder` for the workers to map. A signal
+    noted in `request` is passed on; the workers agree on the step to stop after.
 
     Raises:
         InputError: a worker refused to go on, or the other machines did not come in time.
@@ -76,39 +73,29 @@ def launch(
             log_level=logging.getLogger("ddpm_kedro").getEffectiveLevel(),
             line=manager.JoinableQueue(),
             asked=manager.Value("i", 0),
-            refused=manager.Event(),
+            refusals=manager.list(),
         )
-        agent = _Agent(folder.fingerprint, settings.distributed, job)
-        agent.start()
-        _listen(agent, job, tracker, request)
-    return agent.outcome()
+        results: Future[dict[int, Outcome | None]] = Future()
+        # In a thread, for in the main one torch's agent would take over the signals. The workers
+        # are told to die with the thread that started them, and it lives as long as they do.
+        arguments = results, job, folder.fingerprint, settings.distributed
+        threading.Thread(target=_run_agent, args=arguments, daemon=True).start()
+        _listen(results, job, tracker, request)
+        if len(job.refusals):
+            raise InputError(job.refusals[0])
+    return _outcome(results, settings.distributed)
 
 
-class _Agent(threading.Thread):
-    """Runs torch's elastic agent. In a thread, for in the main one it would take over the signals.
-
-    The workers are its children: they are told to die with the thread that started them, and this
-    one lives as long as they do.
-    """
-
-    def __init__(self, fingerprint: str, distributed: DistributedSettings, job: Job) -> None:
-        super().__init__(name="elastic agent", daemon=True)
-        self._fingerprint, self._distributed, self._job = fingerprint, distributed, job
-        self._results: dict[int, Outcome | Refusal | None] = {}
-        self._failure: BaseException | None = None
-
-    def run(self) -> None:
-        elastic_logger = logging.getLogger(elastic.__name__)
-        elastic_logger.addFilter(_is_news)
-        try:
-            self._launch()
-        except BaseException as error:
-            self._failure = error
-        finally:
-            elastic_logger.removeFilter(_is_news)
-
-    def _launch(self) -> None:
-        distributed = self._distributed
+def _run_agent(
+    results: Future[dict[int, Outcome | None]],
+    job: Job,
+    fingerprint: str,
+    distributed: DistributedSettings,
+) -> None:
+    """Start the workers, and again when one dies; `results` get what each of them returned."""
+    elastic_logger = logging.getLogger(elastic.__name__)
+    elastic_logger.addFilter(_is_news)
+    try:
         several: dict[str, Any] = {}
         run_id, endpoint, address = uuid.uuid4().hex, "127.0.0.1:0", "127.0.0.1"
         if distributed.nodes > 1:
@@ -119,7 +106,7 @@ class _Agent(threading.Thread):
             )  # fmt: skip
             rendezvous = Rendezvous(endpoint, wait_seconds)  # open as long as it lives
             address = rendezvous.meet()
-            run_id = self._fingerprint  # machines with the same images and choices meet
+            run_id = fingerprint  # machines with the same images and choices meet
             timeout = int(wait_seconds) or 1
             several = {"is_host": "false", "join_timeout": timeout, "read_timeout": timeout}
         # Each start gets a store of its own, on its first worker: an older one still has the
@@ -138,42 +125,38 @@ class _Agent(threading.Thread):
             monitor_interval=POLL_SECONDS,
             start_method="spawn",
         )
-        self._results = elastic_launch(config, work)(self._job)
+        results.set_result(elastic_launch(config, work)(job))
+    except BaseException as error:
+        results.set_exception(error)
+    finally:
+        elastic_logger.removeFilter(_is_news)
 
-    def outcome(self) -> Outcome:
-        """What the workers returned; all of them the same."""
-        if isinstance(self._failure, ChildFailedError):
-            rank, failure = self._failure.get_first_failure()
-            raise RuntimeError(
-                f"training: worker {rank} died (exit code {failure.exitcode}), and "
-                f"{self._distributed.max_restarts} new starts are used up: {failure.message}"
-            ) from self._failure
-        if isinstance(self._failure, RendezvousError):
-            raise InputError(self._who_is_missing(self._failure)) from self._failure
-        if self._failure is not None:
-            raise self._failure
-        for result in self._results.values():
-            if isinstance(result, Refusal):
-                raise InputError(result.message)
-        for result in self._results.values():
-            if isinstance(result, Outcome):
-                return result
-        # A worker refused, and died before it could hand that back
-        raise RuntimeError("training: a worker refused to go on; its log says why")
 
-    def _who_is_missing(self, failure: RendezvousError) -> str:
-        distributed = self._distributed
-        where = f"training.distributed.rendezvous={distributed.rendezvous}"
-        if isinstance(failure, RendezvousConnectionError):
-            return (
-                f"{where}: the machine where all meet is gone; start the run on all machines "
-                "again, it goes on from the last checkpoint"
-            )
-        return (
+def _outcome(
+    results: Future[dict[int, Outcome | None]], distributed: DistributedSettings
+) -> Outcome:
+    """What the workers returned; all of them the same."""
+    where = f"training.distributed.rendezvous={distributed.rendezvous}"
+    try:
+        returned = results.result().values()
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise RuntimeError(
+            f"training: worker {rank} died (exit code {failure.exitcode}), and "
+            f"{distributed.max_restarts} new starts are used up: {failure.message}"
+        ) from error
+    except RendezvousConnectionError as error:
+        raise InputError(
+            f"{where}: the machine where all meet is gone; start the run on all machines "
+            "again, it goes on from the last checkpoint"
+        ) from error
+    except RendezvousError as error:
+        raise InputError(
             f"{where}: fewer than {distributed.nodes} machines with the same images and choices "
             f"came within {distributed.wait_minutes:g} minutes; start the same run on each of "
             "them, or set training.distributed.nodes to how many there are"
-        )
+        ) from error
+    return next(outcome for outcome in returned if outcome is not None)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -181,12 +164,12 @@ def _is_news(record: logging.LogRecord) -> bool:
     return "Failed to register signal handlers" not in record.getMessage()
 
 
-def _listen(agent: _Agent, job: Job, tracker: Tracker, request: StopRequest) -> None:
+def _listen(results: Future[Any], job: Job, tracker: Tracker, request: StopRequest) -> None:
     """Hand on what the workers say, and the wish to stop, until they have ended."""
     failure: Exception | None = None
     had_workers_at = time.monotonic()
     while True:
-        is_over = not agent.is_alive()  # asked before the queue: what came last is still read
+        is_over = results.done()  # asked before the queue: what came last is still read
         if request.signum:
             job.asked.value = request.signum
         if not request.signum or len(multiprocessing.active_children()) > 1:  # one is the manager
@@ -205,7 +188,7 @@ def _listen(agent: _Agent, job: Job, tracker: Tracker, request: StopRequest) -> 
                 getattr(tracker, method)(*arguments, **named)
         except Exception as error:  # a full disk, say: the workers save, if they can, and end
             failure = error
-            job.refused.set()
+            job.refusals.append(str(error))
             request.signum = request.signum or signal.SIGTERM
         finally:
             job.line.task_done()

@@ -30,35 +30,17 @@ POLL_SECONDS = 0.1
 
 @dataclass
 class Job:
-    """What a worker is told; everything in it can be pickled.
-
-    Args:
-        images_path: an image set to map.
-        folder_path: the training's folder, opened without its lock.
-        keep_checkpoints: see :class:`TrainingFolder`.
-        settings, spec: of the training.
-        log_level: of the parent's loggers.
-        line: queue of (method of the tracker, arguments), read by the parent.
-        asked: number of the signal that the parent got, or 0.
-        refused: set when a worker met an InputError: then nothing is to be started again.
-    """
+    """What a worker is told; everything in it can be pickled."""
 
     images_path: Path
     folder_path: Path
     keep_checkpoints: int
     settings: TrainingSettings
     spec: ModelSpec
-    log_level: int
-    line: Any
-    asked: Any
-    refused: Any
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A worker's InputError, handed back instead of raised: a new start would not help."""
-
-    message: str
+    log_level: int  # of the parent's loggers
+    line: Any  # a queue of (method of the tracker, arguments), read by the parent
+    asked: Any  # number of the signal that the parent got, or 0
+    refusals: Any  # a list of InputErrors, said once: with one in it nothing is started again
 
 
 class RemoteTracker:
@@ -82,15 +64,12 @@ class RemoteTracker:
     sync, close = partialmethod(_say_and_wait, "sync"), partialmethod(_say_and_wait, "close")
 
 
-def work(job: Job) -> Outcome | Refusal | None:
-    """The life of a worker, from joining the team to the end of its training.
-
-    Returns:
-        how far it came; a refusal; None where another worker's refusal ended the job.
-    """
+def work(job: Job) -> Outcome | None:
+    """The life of a worker, from joining the team to the end of its training; None where it, or
+    another worker before, refused to go on."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which tells us
-    if job.refused.is_set():
+    if len(job.refusals):
         return None
     logging.basicConfig(
         level=job.log_level if os.environ["LOCAL_RANK"] == "0" else logging.WARNING,
@@ -106,7 +85,7 @@ def work(job: Job) -> Outcome | Refusal | None:
             signum, looked_at = int(job.asked.value), time.monotonic()
         return signum
 
-    result: Outcome | Refusal
+    outcome = None
     try:
         run = TrainingRun(
             ImageSet.open(job.images_path),
@@ -116,12 +95,11 @@ def work(job: Job) -> Outcome | Refusal | None:
             job.spec,
             team,
         )
-        result = run(asked_to_stop)
+        outcome = run(asked_to_stop)
     except InputError as error:
-        job.refused.set()
-        result = Refusal(str(error))
+        job.refusals.append(str(error))
     torch.distributed.destroy_process_group()
-    return result
+    return outcome
 
 
 def join_team(settings: TrainingSettings) -> Team:
