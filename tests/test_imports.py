@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "ddpm_kedro"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "construction", "files", "progress", "heap"}
+GROUND = {"errors", "construction", "files", "locks", "plain", "progress", "heap"}
 LIBRARY = {"images", "diffusion", "training", "evaluation"}
 # What each part of the package may import of the package besides itself and the ground.
 MAY_IMPORT = {

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.training.loop import Outcome, TrainingRun
 from ddpm_kedro.training.settings import TrainingSettings
-from ddpm_kedro.training.store.checkpoint_store import CheckpointStore, TrainingFolder
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker, read_log
 from ddpm_kedro.training.train import TrainingReceipts, model_spec, train
 from ddpm_kedro.training.workers.team import Team
@@ -119,7 +120,7 @@ def run(
 
 def last_tensors(receipts: TrainingReceipts) -> dict[str, Tensor]:
     """Everything stateful in the newest checkpoint: weights, averages, optimizer, counters."""
-    checkpoint = TrainingFolder.attach(receipts.model.path.parent).latest()
+    checkpoint = TrainingFolder(receipts.model.path.parent).latest()
     assert checkpoint is not None
     return checkpoint.tensors
 

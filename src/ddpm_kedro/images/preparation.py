@@ -25,6 +25,7 @@ from ddpm_kedro.images.imageset import image_set_writer
 from ddpm_kedro.images.source import ImageSource, RawImage, SplitInfo
 from ddpm_kedro.images.split_builder import DecodedImage, SplitBuilder
 from ddpm_kedro.images.store import SPLIT_NAMES, ImageStore, PreparedImages
+from ddpm_kedro.plain import plain
 from ddpm_kedro.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -334,12 +335,5 @@ def _some(
 def _options(source: ImageSource) -> dict[str, Any]:
     """The arguments that a source was made with, as far as it keeps them under their names."""
     names = inspect.signature(type(source)).parameters
-    return {name: _plain(getattr(source, name)) for name in names if hasattr(source, name)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    options = {name: getattr(source, name) for name in names if hasattr(source, name)}
+    return plain(options, real=float)

@@ -18,7 +18,7 @@ from ddpm_kedro.images.grid import PADDING_VALUE, make_grid
 from ddpm_kedro.progress import Progress, duration
 from ddpm_kedro.training.estimates import PREVIEW, Forecast, Pace, describe_cost
 from ddpm_kedro.training.step.state import LearningState
-from ddpm_kedro.training.store.checkpoint_store import TrainingFolder
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.workers.team import Team
 

@@ -19,8 +19,8 @@ from ddpm_kedro.training.loop import TrainingRun, initial_weights
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.stops import StopRequest
-from ddpm_kedro.training.store.checkpoint_store import CheckpointStore, TrainingFolder
-from ddpm_kedro.training.store.training_state import TrainingState
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.workers.team import Team
 
@@ -170,14 +170,14 @@ def _surroundings(settings: TrainingSettings) -> dict[str, str]:
 
 
 def _receipts(folder: TrainingFolder) -> TrainingReceipts:
-    state = TrainingState.read(folder.path)
+    record = folder.record()
     facts = {
         "fingerprint": folder.fingerprint,
         "status": folder.status,
-        "images_seen": state.model_images_seen,
+        "images_seen": record.model_images_seen,
     }
     return TrainingReceipts(
-        model=Receipt(folder.model_path, {**facts, "sha256": state.model_sha256}),
+        model=Receipt(folder.model_path, {**facts, "sha256": record.model_sha256}),
         training_log=Receipt(folder.log_path, facts),
         sample_previews=Receipt(folder.previews_path, facts),
     )

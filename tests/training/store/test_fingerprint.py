@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.training.store.fingerprint import canonical_json, differences, fingerprint, plain
+from ddpm_kedro.plain import canonical_json
+from ddpm_kedro.training.store.fingerprint import differences, fingerprint
 
 SHAPING = {
     "data": "5f3a",
@@ -105,12 +106,6 @@ def test_golden_value():
 def test_a_value_that_cannot_be_recorded_is_named_by_its_dotted_key():
     with pytest.raises(InputError, match=r"optimizer\.betas\.1: object cannot be recorded"):
         fingerprint({"optimizer": {"betas": [0.9, object()]}})
-
-
-def test_plain_leaves_its_argument_alone():
-    value = {"a": (1.0, {"b": Path("x")})}
-    assert plain(value) == {"a": [1, {"b": "x"}]}
-    assert value == {"a": (1.0, {"b": Path("x")})}
 
 
 def test_differences_name_dotted_keys_and_both_values():
