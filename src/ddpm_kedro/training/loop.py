@@ -108,7 +108,8 @@ class TrainingRun:
             folder,
             tracker,
             team,
-            num_images=(len(rows), len(held_out_rows)),
+            num_train_images=len(rows),
+            num_held_out=len(held_out_rows),
             elapsed_seconds=facts["elapsed_seconds"] if facts else 0.0,
         )
 

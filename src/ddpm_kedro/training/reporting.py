@@ -28,8 +28,9 @@ LOGGER = logging.getLogger(__name__)
 class Report:
     """The records, pictures and lines of a training; in a team, of the lead of each machine.
 
-    Other processes only count their time here. `num_images` are those of an epoch, and those of a
-    held-out loss, 0 where there is none; `elapsed_seconds` training took before it was resumed.
+    Other processes only count their time here. `num_train_images` are those of an epoch;
+    `num_held_out` is 0 where there is no held-out loss; `elapsed_seconds` is what training took
+    before it was resumed.
     """
 
     def __init__(
@@ -40,12 +41,12 @@ class Report:
         tracker: Tracker,
         team: Team,
         *,
-        num_images: tuple[int, int],
+        num_train_images: int,
+        num_held_out: int,
         elapsed_seconds: float,
     ) -> None:
         self._state, self._precision, self._team = state, precision, team
-        self._folder, self._tracker = folder, tracker
-        self._num_train_images, num_held_out = num_images
+        self._folder, self._tracker, self._num_train_images = folder, tracker, num_train_images
         part = team.part_of(state.settings.batch_size)
         self.pace = Pace(state.device, state.settings.batch_size, elapsed_seconds)
         self._forecast = Forecast(state, self.pace, part.stop - part.start, num_held_out)
@@ -63,11 +64,9 @@ class Report:
             cost = describe_cost(state, rows, self._precision)
             LOGGER.info("model: %s", cost)
             workers = f"{team.world_size} workers, " if team.world_size > 1 else ""
+            device = f"{workers}{state.device}"
             precision = f"{self._precision.name} ({self._precision.reason})"
-            LOGGER.info(
-                "device: %s%s, precision %s, images %s",
-                workers, state.device, precision, placement,
-            )  # fmt: skip
+            LOGGER.info("device: %s, precision %s, images %s", device, precision, placement)
             self._tracker.note("model", cost)
             self._tracker.open(self._folder.log_path, after_step=state.step)
         self._progress = Progress(
@@ -154,7 +153,7 @@ class Report:
 
 
 def preview_path(folder: Path, images_seen: int) -> Path:
-    """The name of the preview after ``images_seen`` images; names sort by it."""
+    """The name of the preview after `images_seen` images; names sort by it."""
     return folder / f"preview_{images_seen:012d}.png"
 
 
@@ -167,13 +166,8 @@ def write_preview(
     """Draw samples into one PNG: of the averaged weights at the left, of the raw at the right.
 
     The same noise each time (seed 0), so that pictures compare. Nothing of the training changes:
-    samplers draw from streams without state, and averages only lend their values.
-
-    Args:
-        path: a picture already there is replaced.
-        state: its ``settings`` say how many images and which sampler.
-        precision: the network's.
-        on_step: called with a number of images after each step of the sampler.
+    samplers draw from streams without state, and averages only lend their values. A picture already
+    there is replaced. `on_step` is called with a number of images after each step of the sampler.
     """
 
     def draw() -> np.ndarray:

@@ -57,14 +57,11 @@ class Tracker:
             self._sinks = [other for other in self._sinks if other is not sink]
 
     def open(self, log_path: str | os.PathLike[str], after_step: int) -> None:
-        """Cut the log at `log_path` back to its records of `step <= after_step`; append there.
+        """Cut the log at `log_path` back to its records of `step <= after_step`, the step of the
+        checkpoint that training resumes from, and append there.
 
         The shorter log replaces the longer one in one rename. Lines that a killed run or a full
-        disk left torn are dropped.
-
-        Args:
-            log_path: JSON lines; made when missing.
-            after_step: the step of the checkpoint that training resumes from; 0 for a new one.
+        disk left torn are dropped. A missing log is made.
 
         Raises:
             InputError: the log cannot be written.
@@ -78,11 +75,10 @@ class Tracker:
             self._handle = os.open(self._log_path, flags, 0o666)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Append one record to the log and hand it to the sinks.
+        """Append one record to the log and hand it to the sinks: `step` and whatever was measured.
 
-        Args:
-            record: ``step`` and whatever was measured; numbers may be NumPy's or 0-dim tensors. A
-                number that is not finite is written as null, since JSON has none.
+        Numbers may be NumPy's or 0-dim tensors; one that is not finite is written as null, since
+        JSON has none.
 
         Raises:
             InputError: the disk is full; no part of the record stays in the log.
@@ -95,7 +91,7 @@ class Tracker:
             self._tell("record", record)
 
     def preview(self, path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
-        """Tell the sinks that a picture of samples was written to ``path``."""
+        """Tell the sinks that a picture of samples was written to `path`."""
         with self._lock:
             self._tell("preview", Path(path), plain(record))
 
@@ -152,17 +148,15 @@ class Tracker:
                 getattr(sink, method)(*arguments)
             except Exception as error:
                 self.detach(sink)
+                names = type(sink).__name__, type(error).__name__
                 LOGGER.warning(
-                    "%s failed and hears no more of this training: %s: %s",
-                    type(sink).__name__, type(error).__name__, error,
-                )  # fmt: skip
+                    "%s failed and hears no more of this training: %s: %s", *names, error
+                )
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of a training log; torn lines are left out, with a warning that counts them.
-
-    Args:
-        path: a log that a :class:`Tracker` wrote, also while it writes.
+    """The records of a log that a :class:`Tracker` wrote, or still writes; torn lines are left out,
+    with a warning that counts them.
 
     Raises:
         OSError: there is none.

@@ -99,15 +99,13 @@ def _run_agent(
         several: dict[str, Any] = {}
         run_id, endpoint, address = uuid.uuid4().hex, "127.0.0.1:0", "127.0.0.1"
         if distributed.nodes > 1:
-            endpoint, wait_seconds = str(distributed.rendezvous), 60 * distributed.wait_minutes
-            LOGGER.info(
-                "training: waiting up to %g minutes for %d machines at %s",
-                distributed.wait_minutes, distributed.nodes, endpoint,
-            )  # fmt: skip
-            rendezvous = Rendezvous(endpoint, wait_seconds)  # open as long as it lives
+            endpoint, minutes = str(distributed.rendezvous), distributed.wait_minutes
+            waiting = "training: waiting up to %g minutes for %d machines at %s"
+            LOGGER.info(waiting, minutes, distributed.nodes, endpoint)
+            rendezvous = Rendezvous(endpoint, 60 * minutes)  # open as long as it lives
             address = rendezvous.meet()
             run_id = fingerprint  # machines with the same images and choices meet
-            timeout = int(wait_seconds) or 1
+            timeout = int(60 * minutes) or 1
             several = {"is_host": "false", "join_timeout": timeout, "read_timeout": timeout}
         # Each start gets a store of its own, on its first worker: an older one still has the
         # addresses of the dead, and agents that joined at different times do not agree on it.
