@@ -165,10 +165,8 @@ class Forecast:
 
     def _due(self, every_kimg: float | None, steps: int) -> int:
         """How often something with that interval comes within so many steps."""
-        if every_kimg is None:
-            return 0
-        every, seen = 1000 * every_kimg, self._state.images_seen
-        return min(steps, int((seen + steps * self._settings.batch_size) // every - seen // every))
+        seen = self._state.images_seen
+        return min(steps, times_due(every_kimg, seen, seen + steps * self._settings.batch_size))
 
     def _last_preview(self, steps: int) -> float:
         """Seconds of the one that no interval asks for, at the end of so many steps."""
@@ -184,6 +182,14 @@ class Forecast:
     @property
     def _step_seconds(self) -> float:
         return self._pace.step_seconds or math.nan  # known before anything is foretold
+
+
+def times_due(every_kimg: float | None, seen: int, later: int) -> int:
+    """How many multiples of the interval are reached on the way from `seen` images to `later`."""
+    if every_kimg is None:
+        return 0
+    every = 1000 * every_kimg
+    return int(later // every - seen // every)
 
 
 def describe_cost(state: LearningState, rows: int, precision: Precision) -> str:

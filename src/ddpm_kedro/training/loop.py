@@ -18,7 +18,7 @@ from ddpm_kedro.diffusion.precision import choose_device, choose_precision
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.training.estimates import HELD_OUT
+from ddpm_kedro.training.estimates import HELD_OUT, times_due
 from ddpm_kedro.training.reporting import Report
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.step.core_use import choose_core_use
@@ -169,12 +169,13 @@ class TrainingRun:
     def _write_what_is_due(self, lr: float | Tensor) -> None:
         settings, state, is_lead = self.settings, self.state, self.team.is_lead
         is_last = state.step == settings.num_steps
-        saves = self._is_due(settings.checkpoint_every_kimg)
-        records = saves or self._is_due(settings.log_every_kimg)
-        previews = self._is_due(settings.preview_every_kimg)
+        seen, before = state.images_seen, state.images_seen - settings.batch_size
+        saves = times_due(settings.checkpoint_every_kimg, before, seen)
+        records = saves or times_due(settings.log_every_kimg, before, seen)
+        previews = times_due(settings.preview_every_kimg, before, seen)
         # Where the rates of two budgets part, the higher one later goes on: only a checkpoint, for
         # a training with that budget at once has no record here.
-        parts = state.images_seen == self.settled_images
+        parts = seen == self.settled_images
 
         if records or is_last:
             self._refuse_endless_skips()
@@ -193,13 +194,6 @@ class TrainingRun:
             self.report.preview()
         if saves or is_last or parts:
             self._save()
-
-    def _is_due(self, every_kimg: float | None) -> bool:
-        """Whether the last step reached or passed a multiple of the interval."""
-        if every_kimg is None:
-            return False
-        every, seen = 1000 * every_kimg, self.state.images_seen
-        return seen // every > (seen - self.settings.batch_size) // every
 
     def _save(self) -> None:
         self._refuse_endless_skips()
