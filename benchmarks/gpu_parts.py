@@ -29,11 +29,12 @@ from measurement import ROOT, chosen_device, wait_for
 
 from ddpm_kedro.diffusion.model import load_model
 from ddpm_kedro.evaluation.evaluate import evaluate
-from ddpm_kedro.evaluation.features import PrincipalComponents
+from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.images import ImageFolder, ParquetImages
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.images.preparation import PreparationSettings, prepare
+from ddpm_kedro.images.preparation import prepare
+from ddpm_kedro.images.settings import PreparationSettings
 from ddpm_kedro.images.store import ImageStore
 from ddpm_kedro.training.stops import die_with_parent
 from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
@@ -387,12 +388,16 @@ def long_training(options: Options) -> dict[str, Any]:
     )  # fmt: skip
     options.results.mkdir(parents=True, exist_ok=True)
     make_grid(samples[:80], columns=16, scale=1).save(options.results / "gpu_long.png")
-    metrics, _ = evaluate(
-        samples, images, test, model.denoiser, device=device, max_images=10_000,
+    settings = EvaluationSettings(
+        features={
+            "type": "ddpm_kedro.PrincipalComponents", "num_components": 3 if options.tiny else 20,
+        },
+        max_images=10_000,
         neighbour_images=8 if options.tiny else 1024,
         denoising_images=8 if options.tiny else 256,
-        extractor=PrincipalComponents(3 if options.tiny else 20),
+        noise_levels=12, batch_size=256, precision="fp32", seed=0, device=str(device),
     )  # fmt: skip
+    metrics, _ = evaluate(samples, images, test, model.denoiser, settings)
     seen = records[-1]["images_seen"]
     what = f"{network}, {seen:,} of {budget:,} images"
     distance, floor = metrics["frechet_distance"], metrics["frechet_floor"]
@@ -440,7 +445,9 @@ def photos(options: Options) -> tuple[ImageSet, ImageSet]:
     prepared = prepare(
         source(options.photos),
         ImageStore(options.work / "images"),
-        PreparationSettings(test_fraction=0.1, max_unreadable=0.01, image_size=32, channels=3),
+        PreparationSettings(
+            image_size=32, test_fraction=0.1, channels=3, max_images=None, max_unreadable=0.01
+        ),
     )
     return ImageSet.open(prepared.train.path), ImageSet.open(prepared.test.path)
 

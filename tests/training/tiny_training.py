@@ -101,8 +101,23 @@ def tiny_settings(**changes: Any) -> TrainingSettings:
         "checkpoint_every_kimg": 0.064,
         "num_previews": 2,
         "held_out_fraction": 0.2,
+        "held_out_images": 1024,
+        "max_minutes": None,
+        "restart": False,
+        "compile": "auto",
+        "micro_batch_size": None,
+        "lanes": None,
+        "init_from": None,
+        "label_dropout": 0.0,
+        "conditional": False,
+        "preview_every_kimg": None,
+        "keep_checkpoints": 3,
+        "keep_trainings": None,
+        "max_skipped_updates": 50,
     }
-    return TrainingSettings(**{**values, **changes})
+    alone = {"workers": 1, "nodes": 1, "rendezvous": None, "wait_minutes": 10, "max_restarts": 3}
+    distributed = alone | changes.pop("distributed", {})
+    return TrainingSettings(**{**values, "distributed": distributed, **changes})
 
 
 def run(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import ddpm_kedro
+from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.model_spec import ModelSpec
 from ddpm_kedro.diffusion.precision import choose_device, choose_precision
@@ -149,6 +150,7 @@ def check_choices(spec: ModelSpec, settings: TrainingSettings) -> None:
         network = spec.build("backbone")
     model = Model(spec, network)
     LearningState(model, settings)
+    build(settings.augmentation)
     settings.timestep_sampling().check(model.denoiser.schedule)
     spec.build("sampler").check(model.denoiser.schedule)
     if settings.init_from is not None:
