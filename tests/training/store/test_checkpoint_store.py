@@ -285,6 +285,18 @@ def test_a_higher_budget_goes_on_from_before_the_rate_fell(store):
     assert opened(store, budget=100, settled_images=80).is_done  # and the lower one still stands
 
 
+def test_going_on_from_before_a_damaged_one_is_not_blamed_on_the_rate(store):
+    trained(store)
+    with store.open(ADAM, {}, 200) as folder:
+        save(folder, 150)
+        finish(folder, 200)
+    (folder.checkpoints_path / "step_0000000020" / "tensors.safetensors").write_bytes(b"")
+    summary = opened(store, budget=300).summary
+    assert summary.endswith(
+        "goes on at step 15, 150 of 300 images: a higher budget than the 200 before"
+    )
+
+
 def test_a_lower_budget_never_goes_on_from_where_it_would_not_have_been(store):
     with store.open(ADAM, {}, 100, settled_images=80, keep_checkpoints=2) as folder:
         for images_seen in (40, 50, 60):

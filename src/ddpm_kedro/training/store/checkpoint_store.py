@@ -160,7 +160,7 @@ class CheckpointStore:
             line += ": the budget is reached, only the model is left to write"
         elif goes_on:
             line += f": a higher budget than the {budget_before:,} before"
-            if checkpoint.images_seen < model_images:
+            if checkpoint.images_seen == before.settled_images < model_images:
                 line += ", whose rate began to fall there"
         return status, line
 
