@@ -263,6 +263,7 @@ def sample(options: Options) -> dict[str, Any]:
         [f"{what}, {row['name']}", f"{row['images_per_second']['median']:,.0f} images/s", ""]
         for row in result["contenders"]
     ]
+    table += [[f"{what}, {name}", said, ""] for name, said in result["failed"].items()]
     whole = result["whole"]
     of = f"{what}, {whole['num_samples']:,} images, {whole['name']}"
     table.append([of, f"{whole['seconds']:,.1f} s", "60 s" if not options.tiny else ""])

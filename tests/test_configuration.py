@@ -13,6 +13,8 @@ from typing import Any, get_type_hints
 import pytest
 import yaml
 
+from ddpm_kedro.construction import build
+from ddpm_kedro.diffusion.drawing import USUAL_SAMPLERS
 from ddpm_kedro.diffusion.settings import SamplingSettings
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.settings import EvaluationSettings
@@ -155,10 +157,19 @@ def test_a_formulation_is_whole_under_every_preset(preset, formulation):
     check(tree)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2s"])
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "flow_euler", "dpmpp_2s"])
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_these_samplers_fit_every_formulation(formulation, sampler):
     check(composed("", formulation=formulation, sampler=sampler))
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_a_model_without_a_sampler_is_drawn_with_its_formulation_s(formulation):
+    training = composed("", formulation=formulation)["training"]
+    schedule, named = build(training["noise_schedule"]), build(training["sampler"])
+    usual = build(USUAL_SAMPLERS[schedule.family])
+    assert type(usual) is type(named)
+    assert usual.levels(schedule) == named.levels(schedule)
 
 
 def test_a_run_that_only_draws_may_ask_for_a_sampler_of_another_schedule():
@@ -214,7 +225,7 @@ REFUSED = [
     ({"training": 7}, "training=7"),
     ({"noise_schedules": {"cosine": {"steps": 3}}}, "noise_schedules.cosine"),
     ({"noise_schedule": "zero_terminal_snr", "objective": "eps"}, "objectives.eps"),
-    ({"sampler": "flow_euler"}, "samplers.flow_euler"),
+    ({"sampler": "flow_heun"}, "samplers.flow_heun"),
     ({"formulation": "edm", "objective": "v"}, "objectives.v: VPrediction does not scale"),
     ({"formulations": {"edm": {"optimizer": "sgd"}}}, "formulations.edm.optimizer=sgd: no such"),
     ({"formulations": {"new": {"sampler": "ddim"}}}, "formulations.new.noise_schedule: missing"),

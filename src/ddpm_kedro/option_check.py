@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from ddpm_kedro.construction import build, check
+from ddpm_kedro.diffusion.drawing import drawn_with
 from ddpm_kedro.diffusion.model_spec import KINDS, vet
 from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule
 from ddpm_kedro.diffusion.precision import choose_device
 from ddpm_kedro.diffusion.samplers import Sampler
-from ddpm_kedro.diffusion.samplers.usual import drawn_with
 from ddpm_kedro.diffusion.timesteps import TimestepSampling
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.parameters import Parameters

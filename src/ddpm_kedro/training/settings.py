@@ -219,7 +219,7 @@ class TrainingSettings(Settings):
     def recorded(self) -> dict[str, Any]:
         """What changes where, how fast or how often, but not what is learned."""
         left_out = {*_SHAPING, "restart", "keep_trainings"}
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        return long_form({key: value for key, value in asdict(self).items() if key not in left_out})
 
 
 # How a step is computed, not what: a user may set them without starting a new training.
