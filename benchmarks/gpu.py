@@ -31,7 +31,8 @@ import torch
 from gpu_parts import DONE, FAILED, LEFT_OUT, PARTS, UNFINISHED, Part, rehearse
 from measurement import ROOT, chosen_device, machine, markdown_table, save_results, versions
 
-from ddpm_kedro.training.stops import Stopped, die_with_parent
+from ddpm_kedro.errors import Stopped
+from ddpm_kedro.training.stops import die_with_parent
 
 SECONDS_TO_END = 25  # that a part has for saving when it is asked to stop
 FEWEST_SECONDS = 30  # below which no part is begun

@@ -7,13 +7,14 @@ import ctypes
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 # glibc's malloc.h; and where its own adjustment of the two thresholds ends on 64-bit machines
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _MMAP_MAX = 32 << 20, 64 << 20, 65536
 _NEVER = 2**31 - 1
 
+_process = ctypes.CDLL(None) if sys.platform == "linux" else None
+_has_glibc = hasattr(_process, "gnu_get_libc_version")  # whose calls no other C library promises
 _lock = threading.Lock()
 _holders = 0
 
@@ -39,22 +40,12 @@ def kept_heap() -> Iterator[None]:
             _holders -= 1
             if _holders == 0:
                 _set(mmap_max=_MMAP_MAX, trim_threshold=_TRIM_THRESHOLD)
-                trim = _glibc("malloc_trim")
-                if trim is not None:
-                    trim(0)
+                if _process is not None and _has_glibc:
+                    _process.malloc_trim(0)
 
 
 def _set(mmap_max: int, trim_threshold: int) -> None:
-    mallopt = _glibc("mallopt")
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
-        mallopt(_M_MMAP_MAX, mmap_max)
-        mallopt(_M_TRIM_THRESHOLD, trim_threshold)
-
-
-def _glibc(name: str) -> Any:
-    """A function of glibc's own, which no other C library promises; None where it is missing."""
-    if sys.platform != "linux":
-        return None
-    process = ctypes.CDLL(None)
-    return getattr(process, name, None) if hasattr(process, "gnu_get_libc_version") else None
+    if _process is not None and _has_glibc:
+        _process.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+        _process.mallopt(_M_MMAP_MAX, mmap_max)
+        _process.mallopt(_M_TRIM_THRESHOLD, trim_threshold)

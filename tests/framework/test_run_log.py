@@ -14,10 +14,9 @@ from kedro.pipeline import Pipeline, node
 from kedro.runner import SequentialRunner, ThreadRunner
 from tqdm import tqdm
 
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.framework import run_log
 from ddpm_kedro.framework.session import _is_told
-from ddpm_kedro.training.stops import Stopped
 
 
 class Missing(AbstractDataset):

@@ -12,9 +12,8 @@ from kedro.framework.session import KedroSession
 from kedro.io import DataCatalog, DatasetError
 from kedro.runner import ParallelRunner
 
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.framework.session import ProjectSession, mistake_in
-from ddpm_kedro.training.stops import Stopped
 
 
 class Hook:

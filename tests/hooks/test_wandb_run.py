@@ -21,10 +21,9 @@ from kedro.runner import SequentialRunner
 from PIL import Image
 from wandb_reader import OfflineRun, offline_runs
 
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.hooks.wandb_run import WandbHook
-from ddpm_kedro.training.stops import Stopped
 from ddpm_kedro.training.tracker import Tracker
 
 SHIPPED = Path(__file__).parents[2] / "conf/base/wandb.yml"

@@ -1,4 +1,4 @@
-"""What training says of its cost and of the time it will take."""
+"""What training says of its cost, of the time it took and of the time it will take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.precision import Precision
-from ddpm_kedro.training.estimates import HELD_OUT, PREVIEW, Forecast, describe_cost
+from ddpm_kedro.training.estimates import HELD_OUT, PREVIEW, Forecast, Pace, describe_cost
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.train import model_spec
 
@@ -56,6 +56,35 @@ def test_counts_parameters_flops_and_memory() -> None:
 def test_a_network_that_needs_values_trains_without_an_estimate(network: type) -> None:
     said = describe_cost(state_with(network()), 8, Precision("fp32", "cpu", ""))
     assert said.startswith(f"3 parameters; no estimate of cost ({network.__name__} ")
+
+
+def test_pauses_count_for_nothing_but_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("ddpm_kedro.training.estimates.time.monotonic", lambda: now[0])
+    pace = Pace(torch.device("cpu"), batch_size=10, elapsed_seconds=1000.0)
+    told = []
+    for step in range(1, 31):
+        now[0] += 9.0 if step <= 5 else 2.0
+        if pace.count_step():
+            told.append(step)
+        assert (pace.step_seconds is None) == (step < 25)
+        if step % 10 == 0:
+            rate = pace.lap()
+            with pace.paused("preview"):
+                now[0] += 50.0
+                assert pace.left_of_pause() == pytest.approx(0.0)
+            now[0] += 0.0
+    assert told == [25]
+    assert pace.step_seconds == pytest.approx(2.0)
+    assert rate == pytest.approx(5.0)
+    assert pace.pauses == {"preview": 50.0}
+    assert pace.spent == {"preview": 150.0}
+    assert pace.session_seconds == pytest.approx(5 * 9 + 25 * 2 + 150)
+    assert pace.elapsed_seconds == pytest.approx(1000 + pace.session_seconds)
+    with pace.paused("preview"):
+        now[0] += 20.0
+        assert pace.left_of_pause() == pytest.approx(30.0)
+        assert pace.step_seconds == pytest.approx(2.0)
 
 
 PAUSES = {PREVIEW: 11.0, HELD_OUT: 3.0}

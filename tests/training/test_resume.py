@@ -17,8 +17,7 @@ from tiny_training import (
     untimed_log,
 )
 
-from ddpm_kedro.errors import InputError
-from ddpm_kedro.training.stops import Stopped
+from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
 
-from ddpm_kedro.training.stops import Stopped, StopRequest
+from ddpm_kedro.errors import Stopped
+from ddpm_kedro.training.stops import StopRequest
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -49,3 +54,24 @@ def test_exit_codes_are_the_shells() -> None:
     assert Stopped(signal.SIGTERM).exit_code == 143
     again = pickle.loads(pickle.dumps(Stopped(signal.SIGTERM, "saved")))
     assert (again.signum, str(again)) == (signal.SIGTERM, "saved")
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="no namespaces of processes here")
+def test_a_worker_lives_where_its_parent_is_the_first_process_of_a_container() -> None:
+    code = """
+        import multiprocessing, os
+        from ddpm_kedro.training.stops import die_with_parent
+        worker = multiprocessing.get_context("spawn").Process(target=die_with_parent)
+        worker.start()
+        worker.join()
+        print(os.getpid(), worker.exitcode)
+    """
+    python = [sys.executable, "-c", textwrap.dedent(code)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        ["unshare", "--map-root-user", "--pid", "--fork", *python],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    if "unshare" in ran.stderr:
+        pytest.skip(ran.stderr.strip())
+    assert ran.stdout.split() == ["1", "0"]

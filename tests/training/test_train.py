@@ -148,6 +148,11 @@ def test_fine_tuning_takes_weights_and_builds_nothing_else_of_the_file(tmp_path:
     without = foreign_model(tmp_path / "without.safetensors", first.model.path, {"ema": "mean"})
     with pytest.raises(InputError, match="no weights 'ema'"):
         run(tmp_path / "third", init_from=str(without))
+    damaged = bytearray(foreign.read_bytes())
+    damaged[-1] ^= 1
+    foreign.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"training\.init_from: .*damaged"):
+        run(tmp_path / "third", init_from=str(foreign))
     assert not (tmp_path / "third").exists()
 
 

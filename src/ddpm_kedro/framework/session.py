@@ -16,14 +16,13 @@ from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
 from kedro.runner import AbstractRunner, ParallelRunner, SequentialRunner
 
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.framework.run_log import (
     lines_above_bars,
     use_logging_of,
     warnings_as_lines,
     without_echoes,
 )
-from ddpm_kedro.training.stops import Stopped
 
 logger = logging.getLogger(__name__)
 

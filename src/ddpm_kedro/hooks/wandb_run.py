@@ -12,14 +12,13 @@ import numpy as np
 import yaml
 from kedro.framework.hooks import hook_impl
 
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.hooks.stage_lines import path_of
 from ddpm_kedro.hooks.wandb_recording import Recording
 from ddpm_kedro.hooks.wandb_service import is_installed
 from ddpm_kedro.hooks.wandb_settings import WandbSettings, numbers, recorded
 from ddpm_kedro.images.grid import make_grid
-from ddpm_kedro.training.stops import Stopped
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext

@@ -1,27 +1,25 @@
-"""One process's training: the loop over steps, and what happens between them."""
+"""The life of a training in one process: built or resumed, step by step, saved, finished."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from ddpm_kedro.diffusion.model import Model, save_model
+from ddpm_kedro.diffusion.model_file import read_model_file
 from ddpm_kedro.diffusion.model_spec import ModelSpec
 from ddpm_kedro.diffusion.noise import Stream
 from ddpm_kedro.diffusion.precision import choose_device, choose_precision
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.progress import Progress, duration
-from ddpm_kedro.training.estimates import HELD_OUT, PREVIEW, Forecast, describe_cost
-from ddpm_kedro.training.initial_weights import initial_weights
-from ddpm_kedro.training.pace import Pace
-from ddpm_kedro.training.previews import preview_path, write_preview
+from ddpm_kedro.training.estimates import HELD_OUT, times_due
+from ddpm_kedro.training.reporting import Report
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.step.core_use import choose_core_use
 from ddpm_kedro.training.step.data_feed import DataFeed, EpochOrder
@@ -33,20 +31,11 @@ from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.workers.team import Agreement, Team, newest_of_all
 
-logger = logging.getLogger(__name__)
-
-OUT_OF_TIME = 1000  # a reason to stop that is no signal's number
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a run of the loop came.
-
-    Attributes:
-        step: optimizer steps taken.
-        images_seen: training images seen.
-        signum: the signal that stopped it, 0 for the end of the budget or of the time allowed.
-    """
+    """How far a run of the loop came: optimizer steps, training images, and the signal that stopped
+    it, 0 at the end of the budget or of the time allowed."""
 
     step: int
     images_seen: int
@@ -56,13 +45,8 @@ class Outcome:
 class TrainingRun:
     """Everything one process needs to train, built and, if there is a checkpoint, restored.
 
-    Args:
-        images: to train on; the held-out ones are split off here.
-        folder: for checkpoints, previews and the model; only the lead of the team writes there.
-        tracker: gets the lead's records.
-        settings: every choice.
-        spec: of the model.
-        team: this process's place in it.
+    Of a `team` only the lead writes to `folder` and `tracker`. The held-out images are split off
+    `images` here.
     """
 
     def __init__(
@@ -75,59 +59,59 @@ class TrainingRun:
         team: Team,
     ) -> None:
         self.folder, self.tracker, self.settings, self.team = folder, tracker, settings, team
+        self.settled_images = settings.settled_images
+        self._saved_step: int | None = None
+
+        # Where: device, precision, and this process's rows of each batch
         self.device = device_of(settings, team)
         if self.device.type == "cuda":  # pragma: cuda only
             torch.cuda.set_device(self.device)  # streams and graphs are those of the current one
         self.precision = choose_precision(settings.precision, self.device)
+        part = team.part_of(settings.batch_size)
+        share = part.stop - part.start
 
-        # State: new, or that of the newest whole checkpoint
+        # State: that of the newest whole checkpoint, or new, or with the weights of a model file
         checkpoint = newest_of_all(folder.latest(), team)
         with own_generators(self.device):
             torch.manual_seed(derived_seed(settings.seed, Stream.WEIGHTS))
             model = Model(spec)
         if checkpoint is None and settings.init_from is not None:
-            model.network.load_state_dict(initial_weights(model.network, settings))
+            model.network.load_state_dict(initial_weights(settings.init_from, model.network))
         model.network.to(self.device).train()
         self.state = LearningState(model, settings)
-        elapsed_seconds = 0.0
         if checkpoint is not None:
             self.state.restore(checkpoint)
-            elapsed_seconds = checkpoint.facts["elapsed_seconds"]
 
         # Data: what is trained on, in which order, and what is held out
-        rows, held_out_rows = split_rows(
-            len(images), settings.held_out_fraction, settings.held_out_images
-        )
-        labels = images.labels if settings.conditional else None
-        part = team.part_of(settings.batch_size)
+        fraction, most = settings.held_out_fraction, settings.held_out_images
+        rows, held_out_rows = split_rows(len(images), fraction, most)
+        data = images.images, images.labels if settings.conditional else None
+        order = EpochOrder(rows, settings.seed)
         self.feed = DataFeed(
-            images.images,
-            labels,
-            EpochOrder(rows, settings.seed),
-            batch_size=settings.batch_size,
-            part=part,
-            device=self.device,
+            *data, order, batch_size=settings.batch_size, part=part, device=self.device
         )
-        self.num_train_images = len(rows)
-        share = part.stop - part.start
-        rows_at_once = min(settings.micro_batch_size or share, share)
         self.held_out = None
         if len(held_out_rows):
+            at_once = max(min(settings.micro_batch_size or share, share), 16)
+            timesteps = settings.timestep_sampling()
             self.held_out = HeldOutLoss(
-                images.images,
-                labels,
-                held_out_rows,
-                timesteps=settings.timestep_sampling(),
-                seed=settings.seed,
-                batch_size=max(rows_at_once, 16),
+                *data, held_out_rows, timesteps=timesteps, seed=settings.seed, batch_size=at_once
             )
+
+        # The step, and what is said of it
         facts = None if checkpoint is None else checkpoint.facts
         self.cores = choose_core_use(self.state, self.precision, team, facts)
         self.step = FittingStep(self.state, self.precision, team, self.cores.lanes)
-        self.pace = Pace(self.device, settings.batch_size, elapsed_seconds)
-        self.forecast = Forecast(self.state, self.pace, share, len(held_out_rows))
-        self._settled_images = settings.settled_images
-        self._saved_step: int | None = None
+        self.report = Report(
+            self.state,
+            self.precision,
+            folder,
+            tracker,
+            team,
+            num_train_images=len(rows),
+            num_held_out=len(held_out_rows),
+            elapsed_seconds=facts["elapsed_seconds"] if facts else 0.0,
+        )
 
     def __call__(self, asked_to_stop: Callable[[], int]) -> Outcome:
         """Train until the budget or the time is used up, or somebody asks to stop.
@@ -138,156 +122,91 @@ class TrainingRun:
         Raises:
             InputError: too many updates in a row were skipped, or the disk failed.
         """
-        state = self.state
-        if self.team.is_lead:
-            self._announce()
-            self.tracker.open(self.folder.log_path, after_step=state.step)
-        self.progress = Progress(
-            self.settings.budget_images,
-            "images",
-            "training",
-            initial=state.images_seen,
-            seconds_left=self.forecast.seconds_left,
-            most_lines=8,
-            silent=not self.team.is_lead,
-        )
-        try:
-            with (
-                own_generators(self.device),
-                self.precision.product_mode(),
-                kept_heap(),
-                self.cores.in_force(),
-            ):
-                reason = self._train(asked_to_stop)
-                if reason in (0, OUT_OF_TIME) and self.team.is_lead:
-                    self._write_model()
-                    self._say_what_it_took()
-        finally:
-            self.progress.close()
-            if self.team.is_lead:
-                self.tracker.close()
-        signum = 0 if reason == OUT_OF_TIME else reason
-        return Outcome(state.step, state.images_seen, signum)
-
-    def _train(self, asked_to_stop: Callable[[], int]) -> int:
-        """The loop; returns why it ended: 0 at the end of the budget."""
         state, settings = self.state, self.settings
         agreement = Agreement(self.team)
-        batches = self.feed.batches(state.step)
-        reason = 0
-        while state.step < settings.num_steps and not reason:
-            # The step: everything random in it follows from (seed, step)
-            images, labels = next(batches)
-            torch.manual_seed(
-                derived_seed(settings.seed, Stream.DROPOUT, state.step, self.team.rank)
-            )
-            lr = state.lr
-            state.set_rates()
-            with self.cores.lanes.alone():
-                self.step(images, labels)
-                state.advance()
+        signum, time_is_up = 0, False
+        most_seconds = math.inf if settings.max_minutes is None else 60 * settings.max_minutes
+        with (
+            self.report.opened(self.step.rows, self.feed.placement),
+            own_generators(self.device),
+            self.precision.product_mode(),
+            kept_heap(),
+            self.cores.in_force(),
+        ):
+            batches = self.feed.batches(state.step)
+            while state.step < settings.num_steps and not (signum or time_is_up):
+                # The step: everything random in it follows from (seed, step)
+                images, labels = next(batches)
+                torch.manual_seed(
+                    derived_seed(settings.seed, Stream.DROPOUT, state.step, self.team.rank)
+                )
+                lr = state.lr
+                state.set_rates()
+                with self.cores.lanes.alone():
+                    self.step(images, labels)
+                    state.advance()
+                self.report.count_step()
 
-            # What the world gets to see of it
-            if self.pace.count_step():
-                line, seconds = self.forecast.describe()
-                self.progress.say(line, predicted=seconds)
-            facts = self._report(lr)
-            self.progress.update(settings.batch_size, **facts)
+                # The record, preview and checkpoint that are due after it
+                self._write_what_is_due(lr)
+                self.report.show()
 
-            # Whether to go on
-            out_of_time = self._is_out_of_time()
-            reason = agreement.reached(asked_to_stop() or (OUT_OF_TIME if out_of_time else 0))
-        if reason and state.step < settings.num_steps:
-            if self._saved_step != state.step:
+                # Whether to go on
+                time_is_up = self.report.pace.session_seconds >= most_seconds
+                signum, time_is_up = agreement.reached(asked_to_stop(), time_is_up)
+
+            # The end: stopped before the budget's, or at it, where there is nothing left to stop
+            if state.step >= settings.num_steps:
+                signum = 0
+            elif self._saved_step != state.step:
                 self._save()
-        elif reason != OUT_OF_TIME and state.step >= settings.num_steps:
-            reason = 0  # asked to stop when there was nothing left to do
-        if self.team.is_lead:
-            self.folder.wait()
-        return reason
+            if self.team.is_lead:
+                self.folder.wait()
+                if not signum:
+                    self._finish()
+        return Outcome(state.step, state.images_seen, signum)
 
-    # Between steps ------------------------------------------------------------------------------
-
-    def _report(self, lr: float | torch.Tensor) -> dict[str, float]:
-        """Record, preview and save where one is due; returns what the progress bar shows."""
-        settings, state = self.settings, self.state
+    def _write_what_is_due(self, lr: float | Tensor) -> None:
+        settings, state, is_lead = self.settings, self.state, self.team.is_lead
         is_last = state.step == settings.num_steps
-        saves = self._is_due(settings.checkpoint_every_kimg)
-        records = saves or self._is_due(settings.log_every_kimg)
-        previews = self._is_due(settings.preview_every_kimg)
+        seen, before = state.images_seen, state.images_seen - settings.batch_size
+        saves = times_due(settings.checkpoint_every_kimg, before, seen)
+        records = saves or times_due(settings.log_every_kimg, before, seen)
+        previews = times_due(settings.preview_every_kimg, before, seen)
         # Where the rates of two budgets part, the higher one later goes on: only a checkpoint, for
         # a training with that budget at once has no record here.
-        parts = state.images_seen == self._settled_images
-        if not (records or previews or is_last or parts):
-            return {}
+        parts = seen == self.settled_images
 
-        facts: dict[str, float] = {}
-        held_out_loss = None
         if records or is_last:
             self._refuse_endless_skips()
-            if self.team.is_lead:
+            if is_lead:
+                held_out_loss = None
                 if self.held_out is not None and (saves or is_last):
-                    with self._pausing_for(HELD_OUT), state.averaged():
+                    with self.report.pausing_for(HELD_OUT), state.averaged():
                         measured = self.cores.measured(state.model)
                         held_out_loss = self.held_out(measured, self.precision)
-                facts = self._record(lr, held_out_loss)
-            # The record at the end of a budget that is no whole interval is an extra one: a higher
-            # budget later must find the sums as if it had not been made.
-            if records:
-                state.clear_loss()
-        if (previews or is_last) and self.team.is_lead:
-            self._preview()
+                self.report.record(lr, held_out_loss)
+        # The record at the end of a budget that is no whole interval is an extra one: a higher
+        # budget later must find the sums as if it had not been made.
+        if records:
+            state.clear_loss()
+        if (previews or is_last) and is_lead:
+            self.report.preview()
         if saves or is_last or parts:
             self._save()
-        return facts
-
-    def _is_due(self, every_kimg: float | None) -> bool:
-        """Whether the last step reached or passed a multiple of the interval."""
-        if every_kimg is None:
-            return False
-        every, seen = 1000 * every_kimg, self.state.images_seen
-        return seen // every > (seen - self.settings.batch_size) // every
-
-    def _record(self, lr: float | torch.Tensor, held_out_loss: float | None) -> dict[str, float]:
-        state, counters = self.state, self.state.counters
-        loss = float(counters["loss_sum"]) / max(int(counters["loss_count"]), 1)
-        record: dict[str, Any] = {
-            "step": state.step,
-            "images_seen": state.images_seen,
-            "epoch": state.images_seen / self.num_train_images,
-            "loss": loss if int(counters["loss_count"]) else float("nan"),
-            "lr": float(lr),
-            "grad_norm": float(counters["grad_norm"]),
-            "skipped_updates": int(counters["skipped"]),
-            "images_per_second": self.pace.lap(),
-            "elapsed_seconds": self.pace.elapsed_seconds,
-        }
-        if held_out_loss is not None:
-            record["held_out_loss"] = held_out_loss
-        self.tracker.record(record)
-        return {"loss": record["loss"]}
-
-    def _preview(self) -> None:
-        path = preview_path(self.folder.previews_path, self.state.images_seen)
-        with self._pausing_for(PREVIEW):
-            write_preview(path, self.state, self.precision, lambda _: self.progress.update(0))
-        self.tracker.preview(path, {"step": self.state.step, "images_seen": self.state.images_seen})
 
     def _save(self) -> None:
         self._refuse_endless_skips()
-        self._saved_step = self.state.step
+        state = self.state
+        self._saved_step = state.step
         if self.team.is_lead:
             self.tracker.sync()
-            self.folder.save(
-                self.state.tensors(),
-                {
-                    **self.state.facts(),
-                    **self.cores.facts(),
-                    "elapsed_seconds": self.pace.elapsed_seconds,
-                },
-                step=self.state.step,
-                images_seen=self.state.images_seen,
-            )
+            facts = {
+                **state.facts(),
+                **self.cores.facts(),
+                "elapsed_seconds": self.report.pace.elapsed_seconds,
+            }
+            self.folder.save(state.tensors(), facts, step=state.step, images_seen=state.images_seen)
 
     def _refuse_endless_skips(self) -> None:
         in_row = int(self.state.counters["skipped_in_row"])
@@ -303,58 +222,16 @@ class TrainingRun:
             "training.clip_norm or training.precision=fp32"
         )
 
-    def _write_model(self) -> None:
-        state = self.state
-        path = preview_path(self.folder.previews_path, state.images_seen)
-        if state.step < self.settings.num_steps:
-            self.progress.say(
-                f"time is up after {duration(self.pace.session_seconds)} at "
-                f"{state.images_seen:,} of {self.settings.budget_images:,} images"
-            )
-        if not path.exists():  # the time was up, or only the model was left to write
-            self._preview()
-        provenance = {
-            **state.model.spec.provenance,
-            "step": state.step,
-            "images_seen": state.images_seen,
-            "fingerprint": self.folder.fingerprint,
-        }
-        spec = replace(state.model.spec, provenance=provenance)
+    def _finish(self) -> None:
+        """The model file, and the news that it is there."""
+        state, spec = self.state, self.state.model.spec
+        self.report.last_preview()
+        place = {"step": state.step, "images_seen": state.images_seen}
+        origin = {**spec.provenance, **place, "fingerprint": self.folder.fingerprint}
+        spec = replace(spec, provenance=origin)
         save_model(self.folder.model_path, spec, state.weight_sets())
         self.folder.finished(state.images_seen)
-
-    def _is_out_of_time(self) -> bool:
-        minutes = self.settings.max_minutes
-        return minutes is not None and self.pace.session_seconds >= 60 * minutes
-
-    # What is said -------------------------------------------------------------------------------
-
-    def _announce(self) -> None:
-        cost = describe_cost(self.state, self.step.rows, self.precision)
-        logger.info("model: %s", cost)
-        workers = f"{self.team.world_size} workers, " if self.team.world_size > 1 else ""
-        logger.info(
-            "device: %s%s, precision %s (%s), images %s",
-            workers,
-            self.device,
-            self.precision.name,
-            self.precision.reason,
-            self.feed.placement,
-        )
-        self.tracker.note("model", cost)
-
-    def _say_what_it_took(self) -> None:
-        seconds = {
-            "training": self.pace.session_seconds,
-            "previews": self.pace.spent.get(PREVIEW, 0.0),
-        }
-        training, previews = map(duration, seconds.values())
-        self.progress.say(f"training took {training}, of which previews {previews}", took=seconds)
-
-    @contextmanager
-    def _pausing_for(self, activity: str) -> Iterator[None]:
-        with self.progress.doing(activity), self.pace.paused(activity):
-            yield
+        self.report.say_what_it_took()
 
 
 def device_of(settings: TrainingSettings, team: Team) -> torch.device:
@@ -363,3 +240,29 @@ def device_of(settings: TrainingSettings, team: Team) -> torch.device:
     if device.type == "cuda" and device.index is None:  # pragma: cuda only
         device = torch.device("cuda", team.local_rank if team.world_size > 1 else 0)
     return device
+
+
+def initial_weights(path: str, network: nn.Module) -> dict[str, Tensor]:
+    """The averaged weights in the model file ``init_from``; nothing that it names is built.
+
+    Raises:
+        InputError: it is no whole model file, or its weights do not fit ``network``.
+    """
+    try:
+        _, tensors = read_model_file(Path(path))
+    except InputError as error:
+        raise InputError(f"training.init_from: {error}") from error
+    weights = {name.removeprefix("ema/"): tensors[name] for name in tensors if name[:4] == "ema/"}
+    if not weights:
+        raise InputError(
+            f"training.init_from={path}: it has no weights 'ema'; give a model file of this program"
+        )
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    different = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+    if different:
+        raise InputError(
+            f"training.init_from={path}: its backbone is another one; "
+            f"{len(different)} tensors differ, first {different[0]}"
+        )
+    return weights

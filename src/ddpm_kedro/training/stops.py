@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-
-
-class Stopped(Exception):
-    """Training was asked to stop, saved its state and ended.
-
-    An ordinary exception, because Kedro tells its hooks (W&B, friendly errors) about those only; a
-    KeyboardInterrupt would pass them by. The command line maps it to 128 + ``signum``.
-
-    Attributes:
-        signum: the signal that asked, ``SIGINT`` (2) or ``SIGTERM`` (15).
-        exit_code: 130 or 143.
-    """
-
-    def __init__(self, signum: int, message: str = "") -> None:
-        super().__init__(message or f"stopped by {signal.Signals(signum).name}")
-        self.signum = int(signum)
-        self.exit_code = 128 + self.signum
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.signum, str(self))
 
 
 class StopRequest:
@@ -62,12 +43,7 @@ class StopRequest:
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
         self._previous = {}
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._restore()
 
 
@@ -75,5 +51,6 @@ def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:  # it died before we could ask
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:  # it died before we could ask
             os._exit(1)

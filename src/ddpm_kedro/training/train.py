@@ -13,14 +13,13 @@ from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.model_spec import ModelSpec
 from ddpm_kedro.diffusion.precision import choose_device, choose_precision
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.training.initial_weights import check_initial_weights
-from ddpm_kedro.training.loop import Outcome, TrainingRun
+from ddpm_kedro.training.loop import TrainingRun, initial_weights
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.step.state import LearningState
-from ddpm_kedro.training.stops import Stopped, StopRequest
+from ddpm_kedro.training.stops import StopRequest
 from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
@@ -29,13 +28,8 @@ from ddpm_kedro.training.workers.team import Team
 
 @dataclass(frozen=True)
 class TrainingReceipts:
-    """What training wrote, all in the folder of its fingerprint.
-
-    Attributes:
-        model: the model file with raw and averaged weights.
-        training_log: JSON lines.
-        sample_previews: the folder of previews.
-    """
+    """What training wrote, all in the folder of its fingerprint: the model file with raw and
+    averaged weights, the log of JSON lines, the folder of previews."""
 
     model: Receipt
     training_log: Receipt
@@ -47,11 +41,8 @@ def train(
 ) -> TrainingReceipts:
     """Train a model, go on with one, or find it done.
 
-    Args:
-        images: to train on; a memory-mapped set is never read into memory as a whole.
-        store: keeps checkpoints, log, previews and model under the training's fingerprint.
-        tracker: gets every record and preview.
-        settings: every choice.
+    A memory-mapped set is never read into memory as a whole. `store` keeps checkpoints, log,
+    previews and model under the training's fingerprint; `tracker` gets every record and preview.
 
     Raises:
         InputError: choices that do not go together or with the images (before any work), a disk
@@ -60,7 +51,7 @@ def train(
     """
     # What cannot work is refused before anything is written
     spec = model_spec(images, settings)
-    check_choices(spec, images, settings)
+    check_choices(spec, settings)
 
     # New, resumed, gone on with, or done: the store knows by the fingerprint
     with store.open(
@@ -85,7 +76,13 @@ def train(
                     from ddpm_kedro.training.workers.launch import launch
 
                     outcome = launch(images, folder, tracker, settings, spec, request)
-            _raise_if_stopped(outcome)
+            if outcome.signum:
+                raise Stopped(
+                    outcome.signum,
+                    f"training stopped at step {outcome.step:,} ({outcome.images_seen:,} images) "
+                    "and saved; the same command goes on from there, training.restart=true starts "
+                    "over",
+                )
 
         # Where everything lies
         return _receipts(folder)
@@ -134,37 +131,30 @@ def model_spec(images: ImageSet, settings: TrainingSettings) -> ModelSpec:
     )
 
 
-def check_choices(spec: ModelSpec, images: ImageSet, settings: TrainingSettings) -> None:
+def check_choices(spec: ModelSpec, settings: TrainingSettings) -> None:
     """Build everything once without memory or data, so that wrong choices cost no work.
 
     Raises:
         InputError: what the first of them said.
     """
-    device = choose_device(settings.device)
+    device, workers = choose_device(settings.device), settings.distributed.workers
     choose_precision(settings.precision, device)
-    _check_workers(device, settings.distributed.workers)
+    if device.type == "cuda":
+        gpus = torch.cuda.device_count() if device.index is None else 1
+        if workers > gpus:  # NCCL lets no two processes share one
+            raise InputError(
+                f"training.distributed.workers={workers}: device={device} has {gpus} GPU(s) here, "
+                "and each worker takes one"
+            )
     with torch.device("meta"):
         network = spec.build("backbone")
     model = Model(spec, network)
     LearningState(model, settings)
     build(settings.augmentation)
     settings.timestep_sampling().check(model.denoiser.schedule)
-    sampler = spec.build("sampler")
-    sampler.check(model.denoiser.schedule)
+    spec.build("sampler").check(model.denoiser.schedule)
     if settings.init_from is not None:
-        check_initial_weights(network, settings)
-
-
-def _check_workers(device: torch.device, workers: int) -> None:
-    """A GPU for each: NCCL lets no two processes share one."""
-    if device.type != "cuda" or workers == 1:
-        return
-    gpus = torch.cuda.device_count() if device.index is None else 1
-    if workers > gpus:
-        raise InputError(
-            f"training.distributed.workers={workers}: device={device} has {gpus} GPU(s) here, and "
-            "each worker takes one"
-        )
+        initial_weights(settings.init_from, network)
 
 
 def _surroundings(settings: TrainingSettings) -> dict[str, str]:
@@ -179,15 +169,6 @@ def _surroundings(settings: TrainingSettings) -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-def _raise_if_stopped(outcome: Outcome) -> None:
-    if outcome.signum:
-        message = (
-            f"training stopped at step {outcome.step:,} ({outcome.images_seen:,} images) and "
-            "saved; the same command goes on from there, training.restart=true starts over"
-        )
-        raise Stopped(outcome.signum, message)
 
 
 def _receipts(folder: TrainingFolder) -> TrainingReceipts:

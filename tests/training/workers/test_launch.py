@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from tiny_training import assert_same_bits, last_tensors, run, tiny_settings, untimed_log
 
-from ddpm_kedro.errors import InputError
-from ddpm_kedro.training.stops import Stopped
+from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.train import TrainingReceipts
 
@@ -65,14 +64,15 @@ def test_two_workers_compute_what_one_does(tmp_path: Path, undisturbed: Training
             assert two[key] == pytest.approx(value, abs=1e-5, rel=1e-5), key
 
 
-def test_two_workers_start_without_a_warning_of_the_launcher_s(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_two_workers_start_without_a_warning_of_torch_s(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """That it leaves the signals to this process is meant."""
+    """That the launcher leaves the signals to this process is meant."""
     with caplog.at_level(logging.INFO):
         run(tmp_path, **TWO)
     assert "training" in caplog.text
     assert "Failed to register signal handlers" not in caplog.text
+    assert "Warning" not in capfd.readouterr().err
     assert not logging.getLogger("torch.distributed.elastic.multiprocessing.api").filters
 
 

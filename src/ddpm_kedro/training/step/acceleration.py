@@ -61,9 +61,10 @@ def make_step(
     if wants_compilation(settings, device):
         loss = _compiled(loss, state, precision, team)
     if team.world_size > 1:
-        loss = nn.parallel.DistributedDataParallel(
-            loss, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-        )
+        devices = [device] if device.type == "cuda" else None
+        # All have the same buffers. torch 2.15 warns of the name that this had before.
+        buffers = "forward_sync_buffers" if torch.__version__ >= "2.15" else "broadcast_buffers"
+        loss = nn.parallel.DistributedDataParallel(loss, device_ids=devices, **{buffers: False})
     step = TrainingStep(state, loss, precision, team, lanes)
     is_whole = step.micro_batch_size >= len(step.rows)  # each other part would compile once more
     if device.type == "cuda" and is_whole and wants_compilation(settings, device):

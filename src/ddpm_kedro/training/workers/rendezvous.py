@@ -7,6 +7,7 @@ the one address that every machine was given.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import struct
@@ -23,27 +24,24 @@ _SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 
 
 class Rendezvous:
-    """The endpoint ``host:port`` as seen from this machine.
+    """The endpoint `host:port` as seen from this machine.
 
     Args:
-        endpoint: ``host:port``; host is a name, an IPv4 address or an IPv6 one in brackets.
+        endpoint: `host:port`; host is a name, an IPv4 address or an IPv6 one in brackets.
         wait_seconds: how long :meth:`meet` waits for the machine that keeps the meeting place.
     """
 
     def __init__(self, endpoint: str, wait_seconds: float) -> None:
         host, _, port = endpoint.rpartition(":")
-        self.endpoint = endpoint
+        self.endpoint, self.wait_seconds = endpoint, wait_seconds
         self.host, self.port = host.strip("[]"), int(port)
-        self.wait_seconds = wait_seconds
         self._store: TCPStore | None = None
 
     def meet(self) -> str:
         """Open the meeting place where it is this machine's, else wait until it answers.
 
         It stays open as long as this object lives. Of several runs on its machine one opens it.
-
-        Returns:
-            the address by which the other machines reach this one.
+        Returns the address by which the other machines reach this one.
 
         Raises:
             InputError: the host's name was not found, or nobody answered in time.
@@ -52,8 +50,15 @@ class Rendezvous:
         while True:
             try:
                 address = self.own_address()
-                if self._is_here(address):
-                    self._open()
+                if self._store is None and self._is_here(address):
+                    with contextlib.suppress(RuntimeError):  # the port is taken: by another run's
+                        self._store = TCPStore(
+                            self.host,
+                            self.port,
+                            is_master=True,
+                            wait_for_workers=False,
+                            multi_tenant=True,
+                        )
                 socket.create_connection((self.host, self.port), timeout=5).close()
                 return address
             except OSError as error:
@@ -82,42 +87,22 @@ class Rendezvous:
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)
         return ipaddress.ip_address(address).is_loopback or found[0][4][0] == address
 
-    def _open(self) -> None:
-        if self._store is None:
-            try:
-                self._store = TCPStore(
-                    self.host, self.port, is_master=True, wait_for_workers=False, multi_tenant=True
-                )
-            except RuntimeError:  # the port is taken: by the meeting place, one hopes
-                return
-
 
 def interface_of(address: str) -> str | None:
-    """The name of the network interface whose (first) address this is.
-
-    Args:
-        address: IPv4 or IPv6.
-
-    Returns:
-        None where none was found, and on other systems than Linux.
-    """
+    """The network interface whose (first) address this is, IPv4 or IPv6; None where none was found,
+    and on other systems than Linux."""
     if sys.platform != "linux":
         return None
-    wanted = ipaddress.ip_address(address)
-    if wanted.version == 6:
-        for line in Path("/proc/net/if_inet6").read_text().splitlines():
-            digits, *_, name = line.split()
-            if bytes.fromhex(digits) == wanted.packed:
-                return name
-        return None
+    wanted = ipaddress.ip_address(address).packed
+    if len(wanted) == 16:
+        lines = map(str.split, Path("/proc/net/if_inet6").read_text().splitlines())
+        return next((line[-1] for line in lines if bytes.fromhex(line[0]) == wanted), None)
     import fcntl  # not everywhere
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
-            try:
+            with contextlib.suppress(OSError):  # it has no address
                 answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()))
-            except OSError:  # no address
-                continue
-            if answer[20:24] == wanted.packed:
-                return name
+                if answer[20:24] == wanted:
+                    return name
     return None

@@ -13,9 +13,9 @@ from ddpm_kedro.training.store.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Team:
-    """This process's place among ``world_size`` ones; alone, everything here does nothing.
+    """This process's place among `world_size` ones; alone, everything here does nothing.
 
-    Attributes:
+    Args:
         rank: 0 <= rank < world_size.
         world_size: processes in all.
         local_rank: number on this machine, which picks the GPU.
@@ -41,7 +41,7 @@ class Team:
         return slice(*bounds)
 
     def sum_(self, value: Tensor) -> Tensor:
-        """``value`` summed over the processes, in place, without waiting for the device."""
+        """`value` summed over the processes, in place, without waiting for the device."""
         if self.world_size > 1:
             torch.distributed.all_reduce(value)
         return value
@@ -50,59 +50,49 @@ class Team:
 class Agreement:
     """Finds the step after which all processes stop, when any of them was asked to.
 
-    Each process says at every step whether it was asked, and the answers are added up while the
-    step is computed; so the stop comes one step later, at the same step everywhere.
+    Each process says at every step whether it was asked, and the answers meet while the next step
+    is computed; so the stop comes one step later, at the same step everywhere.
     """
 
     def __init__(self, team: Team) -> None:
         self._team = team
-        self._asked: tuple[Tensor, torch.distributed.Work | None] | None = None
+        self._asked = torch.zeros(2, dtype=torch.int64)
+        self._work: torch.distributed.Work | None = None
 
-    def reached(self, asked: int) -> int:
-        """The largest code that any process asked with one call earlier (alone: in this call).
+    def reached(self, signum: int, time_is_up: bool) -> tuple[int, bool]:
+        """The largest of what the processes said one call earlier (alone: in this call).
 
         Args:
-            asked: why to stop here: 0 for no reason.
+            signum: of the signal that asked to stop here, else 0.
+            time_is_up: the time allowed has passed here.
         """
         if self._team.world_size == 1:
-            return asked
-        earlier = 0
-        if self._asked is not None:
-            answer, work = self._asked
-            if work is not None:
-                work.wait()
-            earlier = int(answer)
-        answer = torch.tensor(asked, dtype=torch.int64)
-        work = torch.distributed.all_reduce(
-            answer,
-            op=torch.distributed.ReduceOp.MAX,
-            group=self._team.host_group,
-            async_op=True,
+            return signum, time_is_up
+        if self._work is not None:
+            self._work.wait()
+        earlier = self._asked.tolist()
+        self._asked = torch.tensor([signum, time_is_up], dtype=torch.int64)
+        largest = torch.distributed.ReduceOp.MAX
+        self._work = torch.distributed.all_reduce(
+            self._asked, largest, self._team.host_group, async_op=True
         )
-        self._asked = answer, work
-        return earlier
+        return earlier[0], bool(earlier[1])
 
 
 def newest_of_all(checkpoint: Checkpoint | None, team: Team) -> Checkpoint | None:
-    """The newest checkpoint that any process found; all go on from the same one.
+    """The newest of the checkpoints that the processes found; all go on from the same one.
 
     Machines keep folders of their own, and one that joins late, or was new at the last start, may
-    have an older one or none. Whoever has the newest sends it to all.
-
-    Args:
-        checkpoint: the newest that this process found.
-        team: whose processes all call this.
+    have an older one or none. Whoever has the newest sends it to all; all call this.
     """
     if team.world_size == 1:
         return checkpoint
-    group = team.host_group
-    steps: list[int] = [0] * team.world_size
+    steps = [0] * team.world_size
     step = -1 if checkpoint is None else checkpoint.step
-    torch.distributed.all_gather_object(steps, step, group=group)
-    newest = max(steps)
-    if min(steps) == newest:
+    torch.distributed.all_gather_object(steps, step, group=team.host_group)
+    if min(steps) == max(steps):
         return checkpoint
-    source = steps.index(newest)
-    box: list[Checkpoint | None] = [checkpoint if team.rank == source else None]
-    torch.distributed.broadcast_object_list(box, src=source, group=group)
+    source = steps.index(max(steps))
+    box = [checkpoint if team.rank == source else None]
+    torch.distributed.broadcast_object_list(box, src=source, group=team.host_group)
     return box[0]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
-import sys
-import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -31,92 +30,62 @@ POLL_SECONDS = 0.1
 
 @dataclass
 class Job:
-    """What a worker is told; everything in it can be pickled.
-
-    Attributes:
-        images_path: an image set to map.
-        folder_path: the training's folder, opened without its lock.
-        keep_checkpoints: see :class:`TrainingFolder`.
-        settings, spec: of the training.
-        log_level: of the parent's loggers.
-        line: queue of (method of the tracker, arguments), read by the parent.
-        asked: number of the signal that the parent got, or 0.
-        refused: set when a worker met an InputError: then nothing is to be started again.
-    """
+    """What a worker is told; everything in it can be pickled."""
 
     images_path: Path
     folder_path: Path
     keep_checkpoints: int
     settings: TrainingSettings
     spec: ModelSpec
-    log_level: int
-    line: Any
-    asked: Any
-    refused: Any
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A worker's InputError, handed back instead of raised: a new start would not help."""
-
-    message: str
+    log_level: int  # of the parent's loggers
+    line: Any  # a queue of (method of the tracker, arguments), read by the parent
+    asked: Any  # number of the signal that the parent got, or 0
+    refusals: Any  # a list of InputErrors, said once: with one in it nothing is started again
 
 
 class RemoteTracker:
-    """A tracker whose records are written, and shown, by the parent process.
+    """A :class:`Tracker` whose records are written, and shown, by the parent process.
 
-    Args:
-        line: see :class:`Job`.
+    `sync` and `close` return when all said before is on the parent's disk.
     """
 
     def __init__(self, line: Any) -> None:
         self._line = line
 
-    def open(self, log_path: str | os.PathLike[str], after_step: int) -> None:
-        """As :meth:`Tracker.open`."""
-        self._line.put(("open", (Path(log_path), after_step)))
+    def _say(self, method: str, *arguments: Any, **named: Any) -> None:
+        self._line.put((method, arguments, named))
 
-    def record(self, record: Mapping[str, Any]) -> None:
-        """As :meth:`Tracker.record`."""
-        self._line.put(("record", (dict(record),)))
-
-    def preview(self, path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
-        """As :meth:`Tracker.preview`."""
-        self._line.put(("preview", (Path(path), dict(record))))
-
-    def note(self, key: str, value: Any) -> None:
-        """As :meth:`Tracker.note`."""
-        self._line.put(("note", (key, value)))
-
-    def sync(self) -> None:
-        """As :meth:`Tracker.sync`: returns when all said before is on the parent's disk."""
-        self._line.put(("sync", ()))
+    def _say_and_wait(self, method: str) -> None:
+        self._say(method)
         self._line.join()
 
-    def close(self) -> None:
-        """As :meth:`Tracker.close`."""
-        self._line.put(("close", ()))
-        self._line.join()
+    open, record = partialmethod(_say, "open"), partialmethod(_say, "record")
+    preview, note = partialmethod(_say, "preview"), partialmethod(_say, "note")
+    sync, close = partialmethod(_say_and_wait, "sync"), partialmethod(_say_and_wait, "close")
 
 
-def work(job: Job) -> Outcome | Refusal | None:
-    """The life of a worker, from joining the team to the end of its training.
-
-    Returns:
-        how far it came; a refusal; None where another worker's refusal ended the job.
-    """
+def work(job: Job) -> Outcome | None:
+    """The life of a worker, from joining the team to the end of its training; None where it, or
+    another worker before, refused to go on."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which tells us
-    if job.refused.is_set():
+    if len(job.refusals):
         return None
-    local_rank = int(os.environ["LOCAL_RANK"])
     logging.basicConfig(
-        level=job.log_level if local_rank == 0 else logging.WARNING,
+        level=job.log_level if os.environ["LOCAL_RANK"] == "0" else logging.WARNING,
         format="%(asctime)s %(levelname)-7s %(message)s",  # as in conf/logging.yml
         datefmt="%m-%d %H:%M:%S",
     )
     team = join_team(job.settings)
-    asked = _watch(job)
+    signum, looked_at = 0, -math.inf
+
+    def asked_to_stop() -> int:
+        nonlocal signum, looked_at
+        if time.monotonic() - looked_at > POLL_SECONDS:  # asking the parent takes longer than this
+            signum, looked_at = int(job.asked.value), time.monotonic()
+        return signum
+
+    outcome = None
     try:
         run = TrainingRun(
             ImageSet.open(job.images_path),
@@ -126,66 +95,30 @@ def work(job: Job) -> Outcome | Refusal | None:
             job.spec,
             team,
         )
-        return run(lambda: asked[0])
+        outcome = run(asked_to_stop)
     except InputError as error:
-        job.refused.set()
-        return Refusal(str(error))
-    finally:
-        if sys.exc_info()[0] is None:
-            torch.distributed.destroy_process_group()
+        job.refusals.append(str(error))
+    torch.distributed.destroy_process_group()
+    return outcome
 
 
 def join_team(settings: TrainingSettings) -> Team:
-    """Meet the other workers of this attempt, as the elastic agent's environment says."""
-    environment, distributed = os.environ, settings.distributed
-    team = Team(
-        rank=int(environment["RANK"]),
-        world_size=int(environment["WORLD_SIZE"]),
-        local_rank=int(environment["LOCAL_RANK"]),
+    """Meet the other workers of this start, as the elastic agent's environment says."""
+    rank, world_size, local_rank = (
+        int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     )
-    device = device_of(settings, team)
+    device = device_of(settings, Team(rank, world_size, local_rank))
     if device.type == "cuda":  # pragma: cuda only
         torch.cuda.set_device(device)
-    elif "OMP_NUM_THREADS" not in environment:
+    elif "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(max(1, cores // distributed.workers))
+        torch.set_num_threads(max(1, cores // settings.distributed.workers))
     # By itself gloo takes the interface that the machine's own name leads to, often none of use.
-    is_alone = distributed.nodes == 1
-    address = "127.0.0.1" if is_alone else Rendezvous(str(distributed.rendezvous), 0).own_address()
+    address = "127.0.0.1"
+    if settings.distributed.nodes > 1:
+        address = Rendezvous(str(settings.distributed.rendezvous), 0).own_address()
     interface = interface_of(address)
     if interface is not None:
-        environment.setdefault("GLOO_SOCKET_IFNAME", interface)
-    is_agents = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store: torch.distributed.Store = torch.distributed.TCPStore(
-        environment["MASTER_ADDR"],
-        int(environment["MASTER_PORT"]),
-        is_master=not is_agents and team.rank == 0,
-    )
-    # An agent's store outlives an attempt, and gloo would find the dead one's addresses in it.
-    if is_agents:
-        attempt = environment["TORCHELASTIC_RESTART_COUNT"]
-        store = torch.distributed.PrefixStore(f"attempt{attempt}", store)
-    torch.distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=store,
-        rank=team.rank,
-        world_size=team.world_size,
-    )
-    host_group = torch.distributed.new_group(backend="gloo")
-    return Team(team.rank, team.world_size, team.local_rank, host_group)
-
-
-def _watch(job: Job) -> list[int]:
-    """A one-item list that a thread keeps at the number of the signal that the parent got."""
-    asked = [0]
-
-    def look() -> None:
-        while not asked[0]:
-            try:
-                asked[0] = job.asked.value
-            except (OSError, EOFError):  # the parent is gone, and so shall we be
-                return
-            time.sleep(POLL_SECONDS)
-
-    threading.Thread(target=look, name="stop watch", daemon=True).start()
-    return asked
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Team(rank, world_size, local_rank, torch.distributed.new_group(backend="gloo"))

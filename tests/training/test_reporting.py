@@ -10,7 +10,7 @@ from tiny_training import tiny_images, tiny_settings
 
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.precision import Precision
-from ddpm_kedro.training.previews import preview_path, write_preview
+from ddpm_kedro.training.reporting import preview_path, write_preview
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.train import model_spec
 

@@ -1,0 +1,187 @@
+"""What a training says while it runs: records, previews, how long it takes, the progress bar."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ddpm_kedro.diffusion.precision import Precision
+from ddpm_kedro.files import atomic_write
+from ddpm_kedro.images.grid import PADDING_VALUE, make_grid
+from ddpm_kedro.progress import Progress, duration
+from ddpm_kedro.training.estimates import PREVIEW, Forecast, Pace, describe_cost
+from ddpm_kedro.training.step.state import LearningState
+from ddpm_kedro.training.store.training_folder import TrainingFolder
+from ddpm_kedro.training.tracker import Tracker
+from ddpm_kedro.training.workers.team import Team
+
+LOGGER = logging.getLogger(__name__)
+
+
+class Report:
+    """The records, pictures and lines of a training; in a team, of the lead of each machine.
+
+    Other processes only count their time here. `num_train_images` are those of an epoch;
+    `num_held_out` is 0 where there is no held-out loss; `elapsed_seconds` is what training took
+    before it was resumed.
+    """
+
+    def __init__(
+        self,
+        state: LearningState,
+        precision: Precision,
+        folder: TrainingFolder,
+        tracker: Tracker,
+        team: Team,
+        *,
+        num_train_images: int,
+        num_held_out: int,
+        elapsed_seconds: float,
+    ) -> None:
+        self._state, self._precision, self._team = state, precision, team
+        self._folder, self._tracker, self._num_train_images = folder, tracker, num_train_images
+        part = team.part_of(state.settings.batch_size)
+        self.pace = Pace(state.device, state.settings.batch_size, elapsed_seconds)
+        self._forecast = Forecast(state, self.pace, part.stop - part.start, num_held_out)
+        self._news: dict[str, float] = {}
+
+    @contextmanager
+    def opened(self, rows: int, placement: str) -> Iterator[None]:
+        """Inside, the log is open and progress is shown.
+
+        First it is said what the training costs with `rows` images in one forward and backward pass
+        on this device, and where: its images lie in `placement`.
+        """
+        state, team = self._state, self._team
+        if team.is_lead:
+            cost = describe_cost(state, rows, self._precision)
+            LOGGER.info("model: %s", cost)
+            workers = f"{team.world_size} workers, " if team.world_size > 1 else ""
+            device = f"{workers}{state.device}"
+            precision = f"{self._precision.name} ({self._precision.reason})"
+            LOGGER.info("device: %s, precision %s, images %s", device, precision, placement)
+            self._tracker.note("model", cost)
+            self._tracker.open(self._folder.log_path, after_step=state.step)
+        self._progress = Progress(
+            state.settings.budget_images,
+            "images",
+            "training",
+            initial=state.images_seen,
+            seconds_left=self._forecast.seconds_left,
+            most_lines=8,
+            silent=not team.is_lead,
+        )
+        try:
+            yield
+        finally:
+            self._progress.close()
+            if team.is_lead:
+                self._tracker.close()
+
+    def count_step(self) -> None:
+        """Note that a step is taken; after the first ones say how long all will take."""
+        if self.pace.count_step():
+            line, seconds = self._forecast.describe()
+            self._progress.say(line, predicted=seconds)
+
+    def show(self) -> None:
+        """Bring the progress bar to where training stands."""
+        self._progress.update(self._state.settings.batch_size, **self._news)
+        self._news = {}
+
+    def record(self, lr: float | Tensor, held_out_loss: float | None) -> None:
+        """Log the mean loss since it was cleared, the `lr` of the last step and what else is known;
+        `held_out_loss` is None where it was not measured."""
+        state, counters = self._state, self._state.counters
+        count = int(counters["loss_count"])
+        record: dict[str, Any] = {
+            "step": state.step,
+            "images_seen": state.images_seen,
+            "epoch": state.images_seen / self._num_train_images,
+            "loss": float(counters["loss_sum"]) / count if count else float("nan"),
+            "lr": float(lr),
+            "grad_norm": float(counters["grad_norm"]),
+            "skipped_updates": int(counters["skipped"]),
+            "images_per_second": self.pace.lap(),
+            "elapsed_seconds": self.pace.elapsed_seconds,
+        }
+        if held_out_loss is not None:
+            record["held_out_loss"] = held_out_loss
+        self._tracker.record(record)
+        self._news = {"loss": record["loss"]}
+
+    def preview(self) -> None:
+        """Draw a picture of samples and tell the tracker."""
+        state = self._state
+        path = preview_path(self._folder.previews_path, state.images_seen)
+        with self.pausing_for(PREVIEW):
+            write_preview(path, state, self._precision, lambda _: self._progress.update(0))
+        self._tracker.preview(path, {"step": state.step, "images_seen": state.images_seen})
+
+    def last_preview(self) -> None:
+        """Draw the last state where the time was up, or where only the model was left to write."""
+        state, settings = self._state, self._state.settings
+        if state.step < settings.num_steps:
+            self._progress.say(
+                f"time is up after {duration(self.pace.session_seconds)} at "
+                f"{state.images_seen:,} of {settings.budget_images:,} images"
+            )
+        if not preview_path(self._folder.previews_path, state.images_seen).exists():
+            self.preview()
+
+    def say_what_it_took(self) -> None:
+        """The counterpart of what was foretold."""
+        seconds = {
+            "training": self.pace.session_seconds,
+            "previews": self.pace.spent.get(PREVIEW, 0.0),
+        }
+        training, previews = map(duration, seconds.values())
+        self._progress.say(f"training took {training}, of which previews {previews}", took=seconds)
+
+    @contextmanager
+    def pausing_for(self, activity: str) -> Iterator[None]:
+        """Inside, time does not count as training, and ``activity`` is shown."""
+        with self._progress.doing(activity), self.pace.paused(activity):
+            yield
+
+
+def preview_path(folder: Path, images_seen: int) -> Path:
+    """The name of the preview after `images_seen` images; names sort by it."""
+    return folder / f"preview_{images_seen:012d}.png"
+
+
+def write_preview(
+    path: Path,
+    state: LearningState,
+    precision: Precision,
+    on_step: Callable[[float], object] | None = None,
+) -> None:
+    """Draw samples into one PNG: of the averaged weights at the left, of the raw at the right.
+
+    The same noise each time (seed 0), so that pictures compare. Nothing of the training changes:
+    samplers draw from streams without state, and averages only lend their values. A picture already
+    there is replaced. `on_step` is called with a number of images after each step of the sampler.
+    """
+
+    def draw() -> np.ndarray:
+        return state.model.sample(
+            state.settings.num_previews, seed=0, precision=precision.name, progress=on_step or False
+        )
+
+    with state.averaged():
+        left = make_grid(draw())
+    right = make_grid(draw())
+    gap = max(8, left.width // 32)
+    grey = (PADDING_VALUE,) * len(left.mode)
+    sheet = Image.new(left.mode, (left.width + gap + right.width, left.height), grey)
+    sheet.paste(left, (0, 0))
+    sheet.paste(right, (left.width + gap, 0))
+    with atomic_write(path) as file:
+        sheet.save(file, format="PNG")
