@@ -33,7 +33,8 @@ from ddpm_kedro.evaluation.scores import distribution_metrics
 from ddpm_kedro.images import Digits
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.images.pixels import quantise
-from ddpm_kedro.images.preparation import PreparationSettings, prepare
+from ddpm_kedro.images.preparation import prepare
+from ddpm_kedro.images.settings import PreparationSettings
 from ddpm_kedro.images.store import ImageStore
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
@@ -99,10 +100,10 @@ class Benchmark:
             earlier = json.loads(self.path.read_text())
             if earlier["protocol"] == self.protocol:
                 self.cells = earlier["cells"]
-        prepared = prepare(
-            Digits(), ImageStore(options.work / "images"), PreparationSettings(test_fraction=0.1,
-                                                                              max_unreadable=0.0)
-        )  # fmt: skip
+        chosen = PreparationSettings(
+            image_size=None, test_fraction=0.1, channels=None, max_images=None, max_unreadable=0.0
+        )
+        prepared = prepare(Digits(), ImageStore(options.work / "images"), chosen)
         self.train_images = ImageSet.open(prepared.train.path)
         self.test_images = ImageSet.open(prepared.test.path)
         extractor = PrincipalComponents(20)
@@ -156,6 +157,7 @@ class Benchmark:
             "lr_schedule": tables["lr_schedules"]["cosine"],
             "sampler": tables["samplers"][choice["sampler"]],
             "seed": seed,
+            "device": "auto",
             "conditional": conditional,
             "precision": self.options.precision,
             "preview_every_kimg": None,

@@ -204,6 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             elif left >= FEWEST_SECONDS:
                 print(f"--- {part.name}", flush=True)
                 run(part, options, left)
+    except KeyboardInterrupt:
+        sys.exit(130)
     finally:
         print(table(options), flush=True)
 

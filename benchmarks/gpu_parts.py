@@ -29,11 +29,12 @@ from measurement import ROOT, chosen_device, wait_for
 
 from ddpm_kedro.diffusion.model import load_model
 from ddpm_kedro.evaluation.evaluate import evaluate
-from ddpm_kedro.evaluation.features import PrincipalComponents
+from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.images import ImageFolder, ParquetImages
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.images.preparation import PreparationSettings, prepare
+from ddpm_kedro.images.preparation import prepare
+from ddpm_kedro.images.settings import PreparationSettings
 from ddpm_kedro.images.store import ImageStore
 from ddpm_kedro.training.stops import die_with_parent
 from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
@@ -262,6 +263,7 @@ def sample(options: Options) -> dict[str, Any]:
         [f"{what}, {row['name']}", f"{row['images_per_second']['median']:,.0f} images/s", ""]
         for row in result["contenders"]
     ]
+    table += [[f"{what}, {name}", said, ""] for name, said in result["failed"].items()]
     whole = result["whole"]
     of = f"{what}, {whole['num_samples']:,} images, {whole['name']}"
     table.append([of, f"{whole['seconds']:,.1f} s", "60 s" if not options.tiny else ""])
@@ -340,8 +342,8 @@ def homework(options: Options) -> dict[str, Any]:
         images = trainers.random_images(40 if options.tiny else 50_000)
     changes = {
         "optimizer": {"type": "torch.optim.Adam", "lr": 1e-5},
-        "lr_schedule": {"type": "ddpm_kedro.training.lr_schedule.Constant"},
-        "augmentation": {"type": "ddpm_kedro.training.augmentation.NoAugmentation"},
+        "lr_schedule": {"type": "ddpm_kedro.Constant"},
+        "augmentation": {"type": "ddpm_kedro.NoAugmentation"},
         "held_out_fraction": 0.0, "clip_norm": None, "num_previews": 16,
         "log_every_kimg": 50, "checkpoint_every_kimg": 250, "preview_every_kimg": None,
         "budget_kimg": 5000,
@@ -380,19 +382,23 @@ def long_training(options: Options) -> dict[str, Any]:
     samples = model.sample(
         16 if options.tiny else 5000,
         sampler={
-            "type": "ddpm_kedro.diffusion.samplers.DDIM", "num_steps": 2 if options.tiny else 50,
+            "type": "ddpm_kedro.DDIM", "num_steps": 2 if options.tiny else 50,
         },
         device=device,
         precision=trainers.choose_precision("auto", device).name,
     )  # fmt: skip
     options.results.mkdir(parents=True, exist_ok=True)
     make_grid(samples[:80], columns=16, scale=1).save(options.results / "gpu_long.png")
-    metrics, _ = evaluate(
-        samples, images, test, model.denoiser, device=device, max_images=10_000,
+    settings = EvaluationSettings(
+        features={
+            "type": "ddpm_kedro.PrincipalComponents", "num_components": 3 if options.tiny else 20,
+        },
+        max_images=10_000,
         neighbour_images=8 if options.tiny else 1024,
         denoising_images=8 if options.tiny else 256,
-        extractor=PrincipalComponents(3 if options.tiny else 20),
+        noise_levels=12, batch_size=256, precision="fp32", seed=0, device=str(device),
     )  # fmt: skip
+    metrics, _ = evaluate(samples, images, test, model.denoiser, settings)
     seen = records[-1]["images_seen"]
     what = f"{network}, {seen:,} of {budget:,} images"
     distance, floor = metrics["frechet_distance"], metrics["frechet_floor"]
@@ -424,7 +430,7 @@ def _trained(
         changes |= {
             "budget_kimg": 0.016, "log_every_kimg": 0.008, "checkpoint_every_kimg": 0.008,
             "num_previews": 2,
-            "sampler": {"type": "ddpm_kedro.diffusion.samplers.DDIM", "num_steps": 2},
+            "sampler": {"type": "ddpm_kedro.DDIM", "num_steps": 2},
         }  # fmt: skip
     seconds = options.ends_at - time.time() - spare_seconds
     settings = trainers.settings_for(
@@ -440,7 +446,9 @@ def photos(options: Options) -> tuple[ImageSet, ImageSet]:
     prepared = prepare(
         source(options.photos),
         ImageStore(options.work / "images"),
-        PreparationSettings(test_fraction=0.1, max_unreadable=0.01, image_size=32, channels=3),
+        PreparationSettings(
+            image_size=32, test_fraction=0.1, channels=3, max_images=None, max_unreadable=0.01
+        ),
     )
     return ImageSet.open(prepared.train.path), ImageSet.open(prepared.test.path)
 

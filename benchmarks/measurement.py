@@ -28,6 +28,18 @@ PACKAGES = ("torch", "torchvision", "numpy", "diffusers", "denoising-diffusion-p
             "accelerate", "ema-pytorch", "scikit-learn")  # fmt: skip
 PRODUCT_SIDE = {"cuda": 8192, "cpu": 1536}
 
+# What a training does beside learning, for benchmarks that measure something else
+PLAIN_TRAINING: dict[str, Any] = {
+    "max_minutes": None, "restart": False, "precision": "auto", "compile": "auto", "device": "auto",
+    "micro_batch_size": None, "lanes": None, "init_from": None, "clip_norm": None,
+    "conditional": False, "label_dropout": 0.0, "held_out_fraction": 0.0, "held_out_images": 1024,
+    "log_every_kimg": 10.0, "preview_every_kimg": None, "checkpoint_every_kimg": 100.0,
+    "keep_checkpoints": 3, "keep_trainings": None, "num_previews": 64, "max_skipped_updates": 50,
+    "distributed": {
+        "workers": 1, "nodes": 1, "rendezvous": None, "wait_minutes": 10, "max_restarts": 3,
+    },
+}  # fmt: skip
+
 
 @dataclass
 class Contender:

@@ -29,7 +29,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from measurement import RESULTS, machine, markdown_table, save_results, versions
+from measurement import (
+    PLAIN_TRAINING,
+    RESULTS,
+    machine,
+    markdown_table,
+    save_results,
+    versions,
+)
 
 from ddpm_kedro.images.imageset import ImageSet, image_set_writer
 from ddpm_kedro.training.settings import TrainingSettings
@@ -58,7 +65,7 @@ def write_images(path: Path, count: int) -> None:
 def settings(steps: int) -> TrainingSettings:
     """A network whose own memory is next to nothing, so that nothing hides the images'."""
     ours = "ddpm_kedro"
-    return TrainingSettings(
+    values: dict[str, Any] = PLAIN_TRAINING | dict(
         batch_size=BATCH_SIZE,
         budget_kimg=steps * BATCH_SIZE / 1000,
         augmentation={"type": f"{ours}.training.augmentation.Flip"},
@@ -85,6 +92,7 @@ def settings(steps: int) -> TrainingSettings:
         held_out_images=256,
         num_previews=4,
     )
+    return TrainingSettings(**values)
 
 
 def train_here(path: Path, steps: int, limit_bytes: int) -> None:

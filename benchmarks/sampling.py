@@ -45,7 +45,7 @@ def ours(network: str, device: torch.device, options: argparse.Namespace, **choi
         return model.sample(
             num_samples,
             sampler={
-                "type": "ddpm_kedro.diffusion.samplers.DDIM",
+                "type": "ddpm_kedro.DDIM",
                 "num_steps": options.num_steps,
                 "spacing": "leading",
             },
@@ -123,12 +123,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 diffusers_pipeline(network, device, options, dtype, tuned),
             )
     contenders = []
-    for name, (facts, draw) in table.items():
+    failed: dict[str, str] = {}
+    for name, (facts, draw) in list(table.items()):
         print(f"warming up {name}", flush=True)
-        with device_memory(device) as peak:
-            draw(options.batch_size)
-            wait_for(device)
-            peak_bytes = peak()
+        try:
+            with device_memory(device) as peak:
+                draw(options.batch_size)
+                wait_for(device)
+                peak_bytes = peak()
+        except Exception as error:  # one that cannot run here does not stop the others
+            failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            print(f"{name} failed: {failed[name]}", flush=True)
+            del table[name]
+            continue
         contenders.append(
             Contender(
                 name,
@@ -157,6 +164,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "samples_per_turn": options.num_samples,
         "matrix_products": [product.summary("flop") for product in products],
         "contenders": rows,
+        "failed": failed,
     }
     if options.whole:
         results["whole"] = _whole_run(table, options)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measurement import PLAIN_TRAINING
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -81,7 +82,7 @@ def settings_for(network: str, batch_size: int, **changes: Any) -> TrainingSetti
         "seed": 0,
         "clip_norm": 1.0,
     }
-    return TrainingSettings(**{**values, **changes})
+    return TrainingSettings(**{**PLAIN_TRAINING, **values, **changes})
 
 
 def new_model(network: str, device: torch.device) -> Model:

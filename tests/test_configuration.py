@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
-from pydantic import ValidationError
 
+from ddpm_kedro.construction import build
+from ddpm_kedro.diffusion.drawing import USUAL_SAMPLERS
+from ddpm_kedro.diffusion.settings import SamplingSettings
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.framework.config_loader import LayeredConfigLoader, compose
-from ddpm_kedro.parameters import (
-    DistributedParameters,
-    EmaParameters,
-    Parameters,
-    TrainingParameters,
-)
-from ddpm_kedro.training.settings import DistributedSettings, EMASettings, TrainingSettings
+from ddpm_kedro.option_check import check_options, check_samplers
+from ddpm_kedro.parameters import Parameters, PreparationParameters
+from ddpm_kedro.training.settings import TrainingSettings
 
 CONF = Path(__file__).parents[1] / "conf"
 PRESETS = ["", "smoke", "homework", "cifar10", "fashion_mnist", "image_folder", "conditional"]
@@ -69,6 +68,12 @@ def layers(preset: str) -> tuple[dict[str, Any], ...]:
 
 def composed(preset: str, **given: Any) -> dict[str, Any]:
     return compose(layers(preset), [{"image_path": "somewhere", **given}])
+
+
+def check(tree: Mapping[str, Any]) -> None:
+    """All that is asked of a run of all stages before it begins."""
+    parameters = Parameters.from_tree(tree)
+    check_samplers(parameters, *check_options(parameters))
 
 
 FORMULATIONS = yaml.safe_load((CONF / "base/parameters/formulations.yml").read_text())[
@@ -140,7 +145,7 @@ def test_a_choice_composes_as_its_layers_say(preset, group, option):
     for other, name in named(preset, **given).items():  # the other choices stay
         other_table, other_place = GROUPS[other]
         assert at(tree, other_place)["type"] == BASE[other_table][name]["type"]
-    Parameters.from_tree(tree)
+    check(tree)
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
@@ -149,21 +154,31 @@ def test_a_formulation_is_whole_under_every_preset(preset, formulation):
     tree = composed(preset, formulation=formulation)
     assert {part: tree[part] for part in FORMULATIONS[formulation]} == FORMULATIONS[formulation]
     assert tree["sampling"]["sampler"] is None
-    Parameters.from_tree(tree)
+    check(tree)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2s"])
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "flow_euler", "dpmpp_2s"])
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_these_samplers_fit_every_formulation(formulation, sampler):
-    Parameters.from_tree(composed("", formulation=formulation, sampler=sampler))
+    check(composed("", formulation=formulation, sampler=sampler))
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_a_model_without_a_sampler_is_drawn_with_its_formulation_s(formulation):
+    training = composed("", formulation=formulation)["training"]
+    schedule, named = build(training["noise_schedule"]), build(training["sampler"])
+    usual = build(USUAL_SAMPLERS[schedule.family])
+    assert type(usual) is type(named)
+    assert usual.levels(schedule) == named.levels(schedule)
 
 
 def test_a_run_that_only_draws_may_ask_for_a_sampler_of_another_schedule():
     """The schedule that counts is in the model file, which is known when it draws."""
     tree = composed("", sampler="flow_heun")
-    parameters = Parameters.from_values(tree)
+    parameters = Parameters.from_tree(tree)
+    schedule, own = check_options(parameters)
     with pytest.raises(InputError, match=r"samplers\.flow_heun: FlowHeun follows"):
-        parameters.check_samplers()
+        check_samplers(parameters, schedule, own)
 
 
 def test_the_homework_is_what_the_course_says():
@@ -210,7 +225,7 @@ REFUSED = [
     ({"training": 7}, "training=7"),
     ({"noise_schedules": {"cosine": {"steps": 3}}}, "noise_schedules.cosine"),
     ({"noise_schedule": "zero_terminal_snr", "objective": "eps"}, "objectives.eps"),
-    ({"sampler": "flow_euler"}, "samplers.flow_euler"),
+    ({"sampler": "flow_heun"}, "samplers.flow_heun"),
     ({"formulation": "edm", "objective": "v"}, "objectives.v: VPrediction does not scale"),
     ({"formulations": {"edm": {"optimizer": "sgd"}}}, "formulations.edm.optimizer=sgd: no such"),
     ({"formulations": {"new": {"sampler": "ddim"}}}, "formulations.new.noise_schedule: missing"),
@@ -238,34 +253,34 @@ REFUSED = [
         "not a learning-rate schedule",
     ),
     ({"device": "cuda:99"}, "device=cuda:99"),
+    ({"training": {"ema": {"halflive_kimg": [1]}}}, "did you mean halflives_kimg?"),
+    ({"training": {"lanes": 999}}, "training.lanes=999: a batch has 128 images"),
+    ({"training": {"distributed": {"nodes": 2}}}, "training.distributed.nodes=2: give training."),
+    ({"sampling": {"guidance_interval": [5, 1]}}, "sampling.guidance_interval=[5, 1]: give two"),
+    ({"sampling": {"guidance_interval": [1, 5]}}, "says where sampling.guidance applies"),
 ]
 
 
 @pytest.mark.parametrize(("given", "words"), REFUSED, ids=[words for _, words in REFUSED])
 def test_wrong_input_is_one_line_that_names_it(given, words):
     with pytest.raises(InputError) as refused:
-        Parameters.from_tree(composed("", **given))
+        check(composed("", **given))
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("section", "settings"),
-    [
-        (TrainingParameters, TrainingSettings),
-        (EmaParameters, EMASettings),
-        (DistributedParameters, DistributedSettings),
-    ],
-)
-def test_the_engine_takes_what_the_parameters_say(section, settings):
-    assert set(section.model_fields) == {field.name for field in dataclasses.fields(settings)}
+def test_a_value_is_named_where_it_was_given_and_the_other_mistakes_are_counted():
+    for given, more in (({}, ""), ({"training": {"batch_size": 0, "lanes": 0.5}}, " (and 2 more)")):
+        with pytest.raises(InputError) as refused:
+            check(composed("", seed=-1, **given))
+        assert str(refused.value) == f"seed=-1: input should be greater than or equal to 0{more}"
 
 
 def test_nested_options_and_infinity_are_taken_where_they_belong():
     dynamic = {"type": "ddpm_kedro.diffusion.samplers.thresholding.DynamicThreshold"}
-    Parameters.from_tree(composed("", samplers={"ddim": {"thresholding": dynamic}}))
+    check(composed("", samplers={"ddim": {"thresholding": dynamic}}))
     gamma = {"loss_weights": {"min_snr": {"gamma": float("inf")}}}
-    Parameters.from_tree(composed("", loss_weight="min_snr", **gamma))
+    check(composed("", loss_weight="min_snr", **gamma))
 
 
 @pytest.mark.parametrize(
@@ -278,61 +293,120 @@ def test_nested_options_and_infinity_are_taken_where_they_belong():
     ],
 )
 def test_without_label_dropout_only_guidance_is_refused(given):
-    Parameters.from_tree(composed("", **given))
+    check(composed("", **given))
 
 
-COUNTS = (
-    "batch_size",
-    "keep_checkpoints",
-    "held_out_images",
-    "max_skipped_updates",
-    "num_previews",
-    "micro_batch_size",
-)
-AMOUNTS = (
-    "budget_kimg",
-    "log_every_kimg",
-    "checkpoint_every_kimg",
-    "preview_every_kimg",
-    "max_minutes",
-    "clip_norm",
-)
-SHARES = ("label_dropout", "held_out_fraction")
 ENDLESS = [float("inf"), float("nan")]
-RANGES: dict[str, list[Any]] = {
-    **{key: [None, True, -1, 0, 1, 1.5, 7, "many"] for key in COUNTS},
-    **{key: [None, True, -1.0, 0, 1e-9, 1, 2.5, "many", *ENDLESS] for key in AMOUNTS},
-    **{key: [None, True, -0.1, 0, 0.5, 1, 1.5, "many", *ENDLESS] for key in SHARES},
-    "seed": [None, True, -1, 0, 1.5, 2**63 - 1, 2**63],
-    "precision": [None, "auto", "fp32", "bf16", "fp16", "fp8", 16],
-    "compile": [None, "auto", "on", "off", "maybe"],
-    "ema.halflives_kimg": [[], [0], [0.5], [1, 1], [1, 2], [-1], [True], [float("inf")], None],
-    "ema.warmup_ratio": [None, True, -1, 0, 0.05, 1, float("nan")],
-    "distributed.workers": [None, True, 0, 1, 2, 1.5],
-    "distributed.nodes": [None, 0, 1, 2],
-    "distributed.wait_minutes": [None, True, 0, 0.5, float("inf")],
-    "distributed.max_restarts": [None, True, -1, 0, 3, 0.5],
-    "distributed.rendezvous": [None, "host:1", "host"],
+COUNT = [None, True, -1, 0, 1, 1.5, 7, 7.0, "7", "many", [], ENDLESS[0]]
+AMOUNT = [None, True, -1.0, 0, 1e-9, 1, 2.5, "2.5", "many", [], *ENDLESS]
+SHARE = [None, True, -0.1, 0, 0.5, 1, 1.5, "many", *ENDLESS]
+SEED = [None, True, -1, 0, 1.5, 2**63 - 1, 2**63]
+PRECISION = [None, "auto", "fp32", "bf16", "fp16", "fp8", 16]
+DEVICE = [None, "auto", "cpu", "cuda:1", "mps", "tpu", "cuda:x", 3]
+OPTION = [None, 5, {}, {"type": "torch.optim.Adam"}]
+TEXT = [None, "text", 5, []]
+SWITCH = [None, True, False, 1, "yes", "off", 2, "maybe", []]
+RANGES: dict[type, dict[str, list[Any]]] = {
+    TrainingSettings: {
+        **dict.fromkeys(
+            (
+                "batch_size", "micro_batch_size", "lanes", "keep_checkpoints", "keep_trainings",
+                "held_out_images", "max_skipped_updates", "num_previews",
+            ),
+            COUNT,
+        ),
+        **dict.fromkeys(
+            (
+                "budget_kimg", "max_minutes", "clip_norm", "log_every_kimg", "preview_every_kimg",
+                "checkpoint_every_kimg",
+            ),
+            AMOUNT,
+        ),
+        **dict.fromkeys(("label_dropout", "held_out_fraction"), SHARE),
+        **dict.fromkeys(("conditional", "restart"), SWITCH),
+        **dict.fromkeys(("backbone", "optimizer", "sampler"), OPTION),
+        "init_from": TEXT,
+        "seed": SEED,
+        "device": DEVICE,
+        "precision": PRECISION,
+        "compile": [None, "auto", "on", "off", "maybe", True],
+        "ema": [{"halflives_kimg": [1], "warmup_ratio": None}],
+        "ema.halflives_kimg": [[], [0], [0.5], [1, 1], [1, 2], [-1], [True], ENDLESS, None, 1],
+        "ema.warmup_ratio": AMOUNT,
+        "distributed.workers": COUNT,
+        "distributed.nodes": COUNT,
+        "distributed.wait_minutes": AMOUNT,
+        "distributed.max_restarts": COUNT,
+        "distributed.rendezvous": [None, "host:1", "host", 5],
+    },
+    SamplingSettings: {
+        **dict.fromkeys(("num_samples", "num_steps", "batch_size", "grid_images"), COUNT),
+        "precision": PRECISION,
+        "seed": SEED,
+        "weights": TEXT,
+        "label": [None, 0, 3, "cat", -1, 1.5, True, [3]],
+        "guidance": AMOUNT,
+        "guidance_interval": [
+            None, [0, 5], [0.2, 5.0], [1], 1, [5, 0.2], [1, 1], [-1, 1], ["a", 1], [0, ENDLESS[0]],
+        ],
+        "sampler": [None, 5, {"num_steps": 3}],
+        "device": DEVICE,
+    },
+    EvaluationSettings: {
+        "features": OPTION,
+        **{key: [*COUNT, 2] for key in ("max_images", "neighbour_images", "denoising_images")},
+        "noise_levels": [*COUNT, 2, 3],
+        "batch_size": COUNT,
+        "precision": PRECISION,
+        "seed": SEED,
+        "device": DEVICE,
+    },
+    PreparationParameters: {
+        "source": OPTION,
+        "image_size": COUNT,
+        "test_fraction": SHARE,
+        "channels": [None, 1, 2, 3, 4, True, "1", 3.0],
+        "max_images": [*COUNT, 2],
+        "max_unreadable": SHARE,
+    },
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "values"), RANGES.items(), ids=RANGES)
-def test_parameters_and_engine_take_and_refuse_the_same_values(path, values):
-    base = Parameters.from_tree(composed("")).training.model_dump()
-    *sections, key = path.split(".")
+def what_is_said(make: Callable[[], Any]) -> Any:
+    """What is made, or the words with which it is refused."""
+    try:
+        return make()
+    except InputError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "path", "values"),
+    [
+        pytest.param(settings, path, values, id=f"{settings.section}.{path}")
+        for settings, ranges in RANGES.items()
+        for path, values in ranges.items()
+    ],
+)
+def test_parameters_and_engine_take_and_refuse_the_same_values(settings, path, values):
+    """The same words too, and what is taken becomes the same object."""
+    base = composed("")
     for value in values:
-        given = copy.deepcopy(base)
-        section = given[sections[0]] if sections else given
-        section[key] = value
+        tree = copy.deepcopy(base)
+        section = tree[settings.section]
+        *above, key = path.split(".")
+        (at(section, above[0]) if above else section)[key] = value
+        read = what_is_said(lambda tree=tree: getattr(Parameters.from_tree(tree), settings.section))
+        made = what_is_said(lambda section=section: settings(**section))
+        assert read == made, f"{path}={value}"
+        if isinstance(made, str):
+            assert f".{path}=" in made or "training.batch_size" in made
+            assert "\n" not in made
 
-        def takes(check: Callable[[dict[str, Any]], object], given: dict[str, Any] = given) -> bool:
-            try:
-                check(given)
-            except (InputError, ValidationError):
-                return False
-            return True
 
-        by_parameters = takes(
-            lambda given: TrainingSettings(**TrainingParameters(**given).model_dump())
-        )
-        assert by_parameters == takes(lambda given: TrainingSettings(**given)), f"{path}={value}"
+def test_every_kind_of_value_has_its_range_tested():
+    for settings, ranges in RANGES.items():
+        hints = get_type_hints(settings, include_extras=True)
+        kinds = {repr(hints[path.partition(".")[0]]) for path in ranges}
+        for name in (field.name for field in fields(settings)):
+            assert repr(hints[name]) in kinds, name

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from ddpm_kedro.construction import build, check, locate
+import ddpm_kedro
+from ddpm_kedro.construction import build, check, locate, long_form
 from ddpm_kedro.errors import InputError
 
 
@@ -94,3 +95,26 @@ def test_a_trusted_module_passes():
     from ddpm_kedro.files import Receipt
 
     assert locate("ddpm_kedro.files.Receipt", trusted=("ddpm_kedro.",)) is Receipt
+
+
+@pytest.mark.parametrize("name", ddpm_kedro.PUBLIC)
+def test_a_public_name_and_its_first_path_are_one_class(name):
+    first = f"ddpm_kedro.{ddpm_kedro.PUBLIC[name]}.{name}"
+    assert locate(f"ddpm_kedro.{name}", trusted=("ddpm_kedro",)) is locate(first)
+    assert long_form([{"type": f"ddpm_kedro.{name}"}]) == [{"type": first}]
+
+
+def test_one_class_has_one_spelling_however_deep_it_stands():
+    inner = {"type": "ddpm_kedro.diffusion.noise_schedule.LinearSchedule", "num_timesteps": 10}
+    option = {"type": "ddpm_kedro.ZeroTerminalSNR", "schedule": inner, "weights": (1, 2)}
+    long = long_form(option)
+    assert long["type"] == "ddpm_kedro.diffusion.noise_schedule.ZeroTerminalSNR"
+    assert long == long_form({**option, "schedule": {**inner, "type": "ddpm_kedro.LinearSchedule"}})
+    package = {"type": "ddpm_kedro.diffusion.backbones.DDPMUNet"}
+    assert long_form(package) == long_form({"type": "ddpm_kedro.DDPMUNet"})
+
+
+def test_a_class_of_the_same_name_elsewhere_keeps_its_spelling(monkeypatch):
+    monkeypatch.setattr("ddpm_kedro.files.DDIM", type("DDIM", (), {}), raising=False)
+    for path in ("mine.DDIM", "ddpm_kedro.files.DDIM"):
+        assert long_form({"type": path}) == {"type": path}

@@ -1,4 +1,4 @@
-"""A file is whole or absent, whatever happens while it is written."""
+"""A file or a folder is whole or absent, whatever happens while it is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import os
 
 import pytest
 
-from ddpm_kedro.files import atomic_write, publish, sha256_of
+from ddpm_kedro import files
+from ddpm_kedro.files import (
+    atomic_folder,
+    atomic_write,
+    clear_leftovers,
+    publish,
+    remove,
+    sha256_of,
+)
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -77,6 +85,95 @@ def test_a_missing_source_leaves_the_target(tmp_path):
     with pytest.raises(FileNotFoundError):
         publish(tmp_path / "nowhere", target)
     assert target.read_bytes() == b"old"
+
+
+@pytest.fixture(params=["exchange", "two renames"])
+def any_system(request, monkeypatch):
+    """With the system call that exchanges two names, and without it."""
+    if request.param == "two renames":
+        monkeypatch.setattr(files, "_exchange", lambda first, second: False)
+
+
+def fill(path, *names):
+    with atomic_folder(path) as folder:
+        for name in names:
+            (folder / name).touch()
+
+
+@pytest.mark.usefixtures("any_system")
+def test_a_folder_appears_when_the_block_ends_and_replaces_the_older_one(tmp_path):
+    path = tmp_path / "new" / "folder"
+    with atomic_folder(path) as folder:
+        (folder / "a").touch()
+        assert not path.exists()
+    fill(path, "b", "c")
+    assert sorted(os.listdir(path)) == ["b", "c"]
+    assert os.listdir(path.parent) == ["folder"]
+
+
+@pytest.mark.usefixtures("any_system")
+def test_a_folder_that_fails_leaves_the_older_one_and_nothing_else(tmp_path):
+    fill(tmp_path / "folder", "a")
+
+    def fail():
+        with atomic_folder(tmp_path / "folder") as folder:
+            (folder / "b").touch()
+            raise OSError(errno.ENOSPC, "no space")
+
+    with pytest.raises(OSError, match="no space"):
+        fail()
+    assert os.listdir(tmp_path / "folder") == ["a"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_the_exchange_leaves_no_moment_without_a_folder(tmp_path, monkeypatch):
+    """On Linux no rename touches the published name once it is there."""
+    for name in "abc":
+        fill(tmp_path / name, name)
+    if not files._exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("this file system cannot exchange two names")
+    assert os.listdir(tmp_path / "a") == ["b"]
+    monkeypatch.setattr(os, "rename", lambda *names: pytest.fail("not exchanged"))
+    fill(tmp_path / "c", "d")
+    assert os.listdir(tmp_path / "c") == ["d"]
+
+
+def test_a_swap_that_fails_half_way_is_undone(tmp_path, monkeypatch):
+    fill(tmp_path / "target", "a")
+    fill(tmp_path / "new", "b")
+    monkeypatch.setattr(files, "_exchange", lambda first, second: False)
+    rename = os.rename
+
+    def failing(source, target):
+        if source == tmp_path / "new":
+            raise OSError(errno.EIO, "dying")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="dying"):
+        files._replace(tmp_path / "new", tmp_path / "target")
+    assert os.listdir(tmp_path / "target") == ["a"]
+
+
+def test_only_a_folders_own_leftovers_are_cleared_by_writing_it(tmp_path):
+    left = f".aside-{'0' * 32}"
+    for name in (f"{left}-folder", f"{left}-other-folder", f"{left}-folder2"):
+        (tmp_path / name).mkdir()
+    fill(tmp_path / "folder", "a")
+    assert sorted(os.listdir(tmp_path)) == [f"{left}-folder2", f"{left}-other-folder", "folder"]
+    clear_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_folders_files_and_links_are_removed(tmp_path):
+    fill(tmp_path / "folder", "a")
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    (tmp_path / "file").touch()
+    remove(tmp_path / "link")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    remove(tmp_path / "folder")
+    remove(tmp_path / "file")
+    assert os.listdir(tmp_path) == []
 
 
 def test_sha256(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "ddpm_kedro"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "construction", "files", "progress", "heap"}
+GROUND = {"errors", "construction", "files", "locks", "plain", "progress", "heap", "ranges"}
 LIBRARY = {"images", "diffusion", "training", "evaluation"}
 # What each part of the package may import of the package besides itself and the ground.
 MAY_IMPORT = {
@@ -22,12 +22,12 @@ MAY_IMPORT = {
     "diffusion": {"images"},
     "training": {"images", "diffusion"},
     "evaluation": {"images", "diffusion"},
-    "option_check": {"diffusion", "training"},
-    "parameters": {"option_check"},
+    "parameters": {"images", "diffusion", "training", "evaluation"},
+    "option_check": {"diffusion", "training", "parameters"},
     "datasets": {"images", "diffusion", "training", "evaluation"},
     "pipelines": {"images", "diffusion", "training", "evaluation", "parameters"},
     "framework": {"training"},
-    "hooks": {"images", "training", "parameters"},
+    "hooks": {"images", "training", "parameters", "option_check"},
     "settings": {"framework", "hooks"},
     "pipeline_registry": {"pipelines"},
     "__main__": set(),

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ddpm_kedro
 from ddpm_kedro.errors import InputError
 
 Option = Mapping[str, Any]
@@ -48,6 +49,23 @@ def locate(path: str, trusted: Sequence[str] | None = None) -> Callable[..., Any
     ):
         raise InputError(f"type={path}: defined outside the trusted modules {', '.join(trusted)}")
     return found
+
+
+def long_form(value: Any) -> Any:
+    """`value` with the type of every option in it spelled as the first versions spelled it.
+
+    `ddpm_kedro.CompactUNet` and the path of the module that defines it are one class: what tells
+    trainings apart, in files of earlier versions too, must not depend on which of them was written.
+    """
+    if isinstance(value, Mapping):
+        plain = {key: long_form(item) for key, item in value.items()}
+        path = plain.get("type")
+        if isinstance(path, str) and path.startswith(f"{ddpm_kedro.__name__}."):
+            name = path.rpartition(".")[2]
+            if name in ddpm_kedro.PUBLIC and locate(path) is getattr(ddpm_kedro, name):
+                plain["type"] = f"{ddpm_kedro.__name__}.{ddpm_kedro.PUBLIC[name]}.{name}"
+        return plain
+    return [long_form(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def check(option: Option, *args: Any, trusted: Sequence[str] | None = None, **extra: Any) -> None:

@@ -6,17 +6,22 @@ import math
 
 import pytest
 import torch
+from gaussians import GaussianDenoiser, PixelNetwork
 
+from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.noise_schedule import (
     CosineSchedule,
     DiscreteSchedule,
     EDMSchedule,
     FlowSchedule,
     LinearSchedule,
+    NoiseSchedule,
     SigmoidSchedule,
     ZeroTerminalSNR,
     perturb,
 )
+from ddpm_kedro.diffusion.objective import VPrediction
+from ddpm_kedro.diffusion.samplers import DDIM, DPMSolver2S
 from ddpm_kedro.errors import InputError
 
 DISCRETE = {
@@ -28,7 +33,19 @@ DISCRETE = {
     "zero-linear": lambda: ZeroTerminalSNR(LinearSchedule()),
     "zero-cosine": lambda: ZeroTerminalSNR(CosineSchedule(100)),
 }
-CONTINUOUS = {"edm": EDMSchedule, "flow": FlowSchedule}
+
+
+class Quarter(NoiseSchedule):
+    """A quarter of a circle: what somebody new to the package would write."""
+
+    def alpha(self, t):
+        return torch.cos(t.double() * math.pi / 2)
+
+    def sigma(self, t):
+        return torch.sin(t.double() * math.pi / 2)
+
+
+CONTINUOUS = {"edm": EDMSchedule, "flow": FlowSchedule, "quarter": Quarter}
 ALL = DISCRETE | CONTINUOUS
 
 
@@ -152,6 +169,27 @@ def test_log_snr_and_its_inverse(name):
     expected = (schedule.alpha(t) ** 2 / schedule.sigma(t) ** 2).log()
     assert torch.allclose(log_snr, expected, rtol=1e-10, atol=1e-10)
     assert torch.allclose(schedule.from_log_snr(log_snr), t, rtol=1e-9, atol=1e-9)
+
+
+def test_a_schedule_of_two_methods_is_whole():
+    """The defaults are those of the straight path where it has none of its own."""
+    schedule, flow = Quarter(), FlowSchedule()
+    t, u = at([0.0, 0.25, 1.0]), at([0.0, 0.25, 0.75])
+    assert torch.equal(schedule.time_input(t), flow.time_input(t))
+    assert schedule.from_uniform(u).tolist() == [1, 0.75, 0.25]
+    assert schedule.initial_std(1.0) == 1
+    path = DDIM(200).sample(
+        GaussianDenoiser(schedule, 0.3, 0.5), (1, 10, 10), range(40), 0, trajectory=True
+    )
+    assert float(path[-1].mean()) == pytest.approx(0.3, abs=0.04)
+    assert float(path[-1].std()) == pytest.approx(0.5, abs=0.04)
+    objective = VPrediction()
+    objective.check(schedule)
+    DPMSolver2S(4).sample(Denoiser(PixelNetwork(2), schedule, objective), (2, 5, 7), [0], 0)
+    assert NoiseSchedule.from_log_snr(flow, flow.log_snr(u[1:])).tolist() == pytest.approx(
+        [0.25, 0.75], abs=1e-15
+    )
+    assert schedule.from_log_snr(at([math.inf, -math.inf])).tolist() == pytest.approx([0, 1])
 
 
 @pytest.mark.parametrize("name", DISCRETE)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from gaussians import GaussianDenoiser, PixelNetwork
 
+from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.model_spec import OWN_MODULES, vet
 from ddpm_kedro.diffusion.noise import Stream, normal
 from ddpm_kedro.diffusion.noise_schedule import (
     CosineSchedule,
@@ -21,10 +23,9 @@ from ddpm_kedro.diffusion.samplers import (
     Ancestral,
     DPMSolver2M,
     DPMSolver2S,
-    Euler,
-    FlowEuler,
     FlowHeun,
     Heun,
+    Sampler,
 )
 from ddpm_kedro.errors import InputError
 
@@ -34,12 +35,11 @@ VP = {
     "dynamic": lambda n=6: Ancestral(n, thresholding="dynamic"),
     "ddim": lambda n=6: DDIM(n),
     "ddim-0.5": lambda n=6: DDIM(n, eta=0.5),
-    "euler": lambda n=6: Euler(n),
     "heun": lambda n=6: Heun(n),
     "2m": lambda n=6: DPMSolver2M(n),
     "2s": lambda n=6: DPMSolver2S(n),
 }
-FLOW = {"flow-euler": lambda n=6: FlowEuler(n), "flow-heun": lambda n=6: FlowHeun(n)}
+FLOW = {"flow-ddim": lambda n=6: DDIM(n), "flow-heun": lambda n=6: FlowHeun(n)}
 ALL = VP | FLOW
 SHAPE = (2, 5, 7)
 
@@ -228,7 +228,7 @@ def test_a_sampler_keeps_nothing_between_calls():
 
 @pytest.mark.parametrize(
     ("make", "calls"),
-    [(Ancestral, 6), (DDIM, 6), (Euler, 6), (DPMSolver2M, 6), (Heun, 11), (DPMSolver2S, 11)],
+    [(Ancestral, 6), (DDIM, 6), (DPMSolver2M, 6), (Heun, 11), (DPMSolver2S, 11)],
 )
 def test_number_of_network_calls(make, calls):
     denoiser, seen = GaussianDenoiser(CosineSchedule()), []
@@ -257,7 +257,7 @@ def test_number_of_steps_is_a_whole_number(num_steps):
         (DDIM(1001), LinearSchedule(), "more than the 1000 timesteps.*at most 1000"),
         (Ancestral(51), CosineSchedule(50), "more than the 50 timesteps"),
         (DDIM(10, spacing="odd"), LinearSchedule(), "spacing='odd': choose one of"),
-        (FlowEuler(10), LinearSchedule(), "FlowSchedule and not LinearSchedule.*choose DDIM"),
+        (FlowHeun(10), LinearSchedule(), "FlowSchedule and not LinearSchedule.*choose DDIM"),
         (FlowHeun(10), EDMSchedule(), "FlowSchedule and not EDMSchedule"),
         (Ancestral(10), EDMSchedule(), "variance=large.*choose variance=small"),
         (Ancestral(10), FlowSchedule(), "variance=large"),
@@ -289,3 +289,12 @@ def test_unknown_variance_and_labels_of_another_length_are_refused():
         Ancestral(10, variance="fixed_large")
     with pytest.raises(InputError, match="one for each of 3 samples"):
         DDIM(2).sample(denoiser_for("ddim", num_classes=3), SHAPE, range(3), 0, labels=[1, 2])
+
+
+@pytest.mark.parametrize("name", ["Euler", "FlowEuler"])
+def test_model_files_that_say_euler_still_load(name):
+    option = {"type": f"ddpm_kedro.diffusion.samplers.{name}", "num_steps": 4}
+    vet(option, Sampler, "sampler", OWN_MODULES)
+    denoiser = denoiser_for("flow-ddim")
+    found = build(option, trusted=OWN_MODULES).sample(denoiser, SHAPE, [0, 1], 0)
+    assert torch.equal(found, DDIM(4).sample(denoiser, SHAPE, [0, 1], 0))

@@ -12,7 +12,7 @@ from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.noise_schedule import CosineSchedule
 from ddpm_kedro.diffusion.objective import VPrediction
 from ddpm_kedro.evaluation.evaluate import evaluate
-from ddpm_kedro.evaluation.features import PrincipalComponents
+from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.images.imageset import ImageSet
 
 CLASSES = ("dark", "bright")
@@ -45,12 +45,21 @@ def image_set(count: int, seed: int) -> ImageSet:
 
 
 def judged(samples: np.ndarray, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    arguments: dict[str, Any] = {
+    sets: dict[str, Any] = {
         "train": image_set(600, seed=1),
         "test": image_set(300, seed=2),
         "denoiser": Denoiser(Constant(), CosineSchedule(), VPrediction()),
-        "extractor": PrincipalComponents(6),
-        "num_levels": 3,
-        "denoising_images": 16,
     }
-    return evaluate(samples, **(arguments | changes))
+    sets |= {name: changes.pop(name) for name in sets if name in changes}
+    values: dict[str, Any] = {
+        "features": {"type": "ddpm_kedro.PrincipalComponents", "num_components": 6},
+        "max_images": None,
+        "neighbour_images": 2048,
+        "denoising_images": 16,
+        "noise_levels": 3,
+        "batch_size": 256,
+        "precision": "fp32",
+        "seed": 0,
+        "device": "cpu",
+    }
+    return evaluate(samples, **sets, settings=EvaluationSettings(**{**values, **changes}))

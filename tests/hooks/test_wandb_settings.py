@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.hooks.wandb_settings import WandbSettings, find_api_key
+from ddpm_kedro.hooks.wandb_settings import WandbSettings, find_api_key, numbers, recorded
 
 SHIPPED = yaml.safe_load((Path(__file__).parents[2] / "conf/base/wandb.yml").read_text())
 SERVER = "https://api.wandb.ai"
@@ -85,3 +85,28 @@ def test_netrc_of_the_home_folder_is_read(tmp_path, monkeypatch):
 def test_a_netrc_without_a_key_for_the_server_gives_none(tmp_path, text):
     (tmp_path / "netrc").write_text(text)
     assert find_api_key(SERVER, {"NETRC": str(tmp_path / "netrc")}) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["photos", "/abs/x", "relative/x", "C:\\x", "~me", "node7:29400", Path("x"), ["a", "b"]],
+)
+def test_a_text_of_unknown_meaning_is_left_out_at_any_depth(value):
+    empty = {"own": []} if isinstance(value, list) else {}
+    assert recorded({"a": [{"own": value, "kept": 1}]}, ["type"]) == {"a": [{**empty, "kept": 1}]}
+
+
+@pytest.mark.parametrize("value", [0.1, 3, None, False, {}, [1, 2.5], "torch.optim.SGD", ["a"]])
+def test_numbers_and_named_texts_are_kept(value):
+    tree = {"type": value, "path": {"type": value}}
+    assert recorded(tree, ["type"]) == tree
+
+
+def test_no_path_of_the_shipped_parameters_may_be_named():
+    assert not {"path", "image_path", "data_root", "raw_root", "prepared_root", "init_from",
+                "rendezvous", "import_path"} & set(SHIPPED["recorded_texts"])  # fmt: skip
+
+
+def test_numbers_drop_texts_and_curves():
+    tree = {"a": 1.5, "b": {"c": [1, 2], "d": {"e": True}}, "h": "/x", "i": None}
+    assert numbers(tree) == {"a": 1.5, "b": {"d": {"e": True}}}

@@ -16,7 +16,8 @@ from PIL import Image
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.images import Digits, ImageFolder
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.images.preparation import PreparationSettings, prepare
+from ddpm_kedro.images.preparation import prepare
+from ddpm_kedro.images.settings import PreparationSettings
 from ddpm_kedro.images.source import ImageSource, Pixels, RawImage, SplitInfo
 from ddpm_kedro.images.store import ImageStore, PreparedImages
 
@@ -70,11 +71,15 @@ def _entries(number: int, shape: tuple[int, ...] = (4, 4), seed: int = 0) -> lis
     return [(image, index % 3) for index, image in enumerate(images)]
 
 
+def _settings(**changes: Any) -> PreparationSettings:
+    values = {"image_size": None, "channels": None, "max_images": None, "max_unreadable": 0.0}
+    return PreparationSettings(**{**values, "test_fraction": 0.3, **changes})
+
+
 def _prepare(
     source: ImageSource, path: Path, **settings: Any
 ) -> tuple[ImageSet, ImageSet, dict[str, Any]]:
-    chosen = PreparationSettings(**{"test_fraction": 0.3, "max_unreadable": 0.0, **settings})
-    prepared: PreparedImages = prepare(source, ImageStore(path), chosen)
+    prepared: PreparedImages = prepare(source, ImageStore(path), _settings(**settings))
     train, test = ImageSet.open(prepared.train.path), ImageSet.open(prepared.test.path)
     return train, test, prepared.card
 
@@ -153,7 +158,7 @@ def test_card_has_the_moments_of_the_training_split(tmp_path: Path) -> None:
 def test_same_input_same_bytes(tmp_path: Path) -> None:
     paths = []
     for name in "ab":
-        settings = PreparationSettings(test_fraction=0.2, max_unreadable=0)
+        settings = _settings(test_fraction=0.2)
         paths.append(prepare(Digits(), ImageStore(tmp_path / name), settings).train.path)
     assert paths[0] != paths[1]
     assert paths[0].read_bytes() == paths[1].read_bytes()
@@ -302,7 +307,7 @@ def test_wrong_labels_and_empty_sources_are_refused(
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(InputError, match=rf"preparation\.{name}="):
-        PreparationSettings(**{"test_fraction": 0.1, "max_unreadable": 0.0, **wrong})
+        _settings(**wrong)
 
 
 def test_too_small_a_disk_is_seen_at_the_first_image(

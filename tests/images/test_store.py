@@ -90,11 +90,11 @@ def test_killed_run_is_cleared_away_and_done_again(tmp_path: Path) -> None:
     )
     assert killed.returncode == -9
     assert _visible(tmp_path) == []
-    assert len(list(tmp_path.glob(".*.partial"))) == 1
+    assert len(list(tmp_path.glob(".aside-*"))) == 1
     making = Making()
     prepared = ImageStore(tmp_path).find_or_make({"a": 1}, making)
     assert prepared.train.path.read_bytes() == b"train 1"
-    assert list(tmp_path.glob(".*.partial")) == []
+    assert list(tmp_path.glob(".aside-*")) == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "no card", "half a card"])

@@ -21,19 +21,20 @@ from ddpm_kedro.datasets.png_image import PNGImage
 from ddpm_kedro.datasets.text_file import TextFile
 from ddpm_kedro.diffusion.model import Model, save_model
 from ddpm_kedro.diffusion.model_file import content_hash
+from ddpm_kedro.diffusion.settings import SamplingSettings
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.framework.session import mistake_in
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.parameters import EvaluationParameters, SamplingParameters
 from ddpm_kedro.pipelines import evaluation, sampling
 
 SAMPLER = {"type": "ddpm_kedro.diffusion.samplers.DDIM", "num_steps": 3}
 FEATURES = {"type": "ddpm_kedro.evaluation.features.PrincipalComponents", "num_components": 4}
 
 
-def sampling_parameters(**changes: Any) -> SamplingParameters:
-    return SamplingParameters(
+def sampling_parameters(**changes: Any) -> SamplingSettings:
+    return SamplingSettings(
         **{
             "num_samples": 10,
             "num_steps": 2,
@@ -44,6 +45,7 @@ def sampling_parameters(**changes: Any) -> SamplingParameters:
             "grid_images": 9,
             "label": None,
             "guidance": None,
+            "guidance_interval": None,
             "sampler": SAMPLER,
             "device": "cpu",
             **changes,
@@ -51,8 +53,8 @@ def sampling_parameters(**changes: Any) -> SamplingParameters:
     )
 
 
-def evaluation_parameters(**changes: Any) -> EvaluationParameters:
-    return EvaluationParameters(
+def evaluation_parameters(**changes: Any) -> EvaluationSettings:
+    return EvaluationSettings(
         **{
             "features": FEATURES,
             "max_images": None,
@@ -282,6 +284,24 @@ def test_a_conditional_model_follows_its_label() -> None:
     np.testing.assert_array_equal(turns[::2], even[::2])
     assert (turns[1::2] != even[1::2]).any()
     assert (guided != turns).any()
+
+
+def test_guidance_may_be_limited_to_an_interval_of_noise_levels() -> None:
+    model = tiny_model(conditional=True)
+
+    def drawn(interval: list[float] | None) -> tuple[np.ndarray, dict[str, Any]]:
+        asked = sampling_parameters(guidance=3.0, guidance_interval=interval, num_steps=3)
+        return sampling.nodes.sample_images(model, asked)
+
+    everywhere, card = drawn(None)
+    assert card["guidance"] == 3.0
+    np.testing.assert_array_equal(drawn([0, 1e9])[0], everywhere)
+    plain = model.sample(10, seed=5, num_steps=3)
+    np.testing.assert_array_equal(drawn([0, 1e-9])[0], plain)
+    partly, card = drawn([0.2, 5])
+    assert (partly != everywhere).any()
+    assert (partly != plain).any()
+    assert json.loads(json.dumps(card))["guidance"] == {"scale": 3.0, "interval": [0.2, 5.0]}
 
 
 @pytest.mark.parametrize(

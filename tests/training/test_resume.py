@@ -19,7 +19,7 @@ from tiny_training import (
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.training.stops import Stopped
-from ddpm_kedro.training.store.checkpoint_store import TrainingFolder
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 
 DROPOUT = {"backbone": {"type": "tiny_training.TinyNetwork", "dropout": 0.5}}
@@ -209,7 +209,7 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
     from ddpm_kedro.training.train import model_spec
 
     receipts = run(tmp_path)
-    checkpoint = TrainingFolder.attach(receipts.model.path.parent).latest()
+    checkpoint = TrainingFolder(receipts.model.path.parent).latest()
     assert checkpoint is not None
     wide = tiny_settings(backbone={"type": "tiny_training.TinyNetwork", "width": 9})
     state = LearningState(Model(model_spec(tiny_images(), wide)), wide)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.training.loop import Outcome, TrainingRun
 from ddpm_kedro.training.settings import TrainingSettings
-from ddpm_kedro.training.store.checkpoint_store import CheckpointStore, TrainingFolder
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker, read_log
 from ddpm_kedro.training.train import TrainingReceipts, model_spec, train
 from ddpm_kedro.training.workers.team import Team
@@ -100,8 +101,23 @@ def tiny_settings(**changes: Any) -> TrainingSettings:
         "checkpoint_every_kimg": 0.064,
         "num_previews": 2,
         "held_out_fraction": 0.2,
+        "held_out_images": 1024,
+        "max_minutes": None,
+        "restart": False,
+        "compile": "auto",
+        "micro_batch_size": None,
+        "lanes": None,
+        "init_from": None,
+        "label_dropout": 0.0,
+        "conditional": False,
+        "preview_every_kimg": None,
+        "keep_checkpoints": 3,
+        "keep_trainings": None,
+        "max_skipped_updates": 50,
     }
-    return TrainingSettings(**{**values, **changes})
+    alone = {"workers": 1, "nodes": 1, "rendezvous": None, "wait_minutes": 10, "max_restarts": 3}
+    distributed = alone | changes.pop("distributed", {})
+    return TrainingSettings(**{**values, "distributed": distributed, **changes})
 
 
 def run(
@@ -119,7 +135,7 @@ def run(
 
 def last_tensors(receipts: TrainingReceipts) -> dict[str, Tensor]:
     """Everything stateful in the newest checkpoint: weights, averages, optimizer, counters."""
-    checkpoint = TrainingFolder.attach(receipts.model.path.parent).latest()
+    checkpoint = TrainingFolder(receipts.model.path.parent).latest()
     assert checkpoint is not None
     return checkpoint.tensors
 

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import ctypes
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.files import Receipt, fsync_folder, publish
+from ddpm_kedro.files import Receipt, atomic_folder, publish
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import ImagePreview
     from PIL.Image import Image
 
 _NAME = re.compile(r"preview_(\d+)\.png")
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 
 
 class PreviewFolder(AbstractDataset):
@@ -69,53 +63,17 @@ class PreviewFolder(AbstractDataset):
 
 
 def publish_folder(source: Path, target: Path) -> None:
-    """Make the files of the folder ``source`` appear as the folder ``target``, all at once.
+    """Make the files of the folder `source` appear as the folder `target`, all at once.
 
-    The new folder is built beside the target out of hard links (copies where there are none) and
-    changes places with the old one in one system call on Linux. Where that call is missing, two
-    renames follow each other, and between them a reader finds no folder.
+    It is built out of hard links (copies where there are none).
 
     Raises:
-        InputError: ``target`` is a file.
+        InputError: `target` is a file.
         OSError: it cannot be written; the old folder stays.
     """
     if target.exists() and not target.is_dir():
         raise InputError(f"{target}: a file is in the way of a folder; move it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)  # left by a killed run
-    aside.mkdir()
-    try:
+    with atomic_folder(target) as aside:
         for path in source.iterdir():
             if path.is_file() and not path.name.startswith("."):
                 publish(path, aside / path.name)
-        fsync_folder(aside)
-        if not target.exists():
-            os.rename(aside, target)
-        elif not _exchange(aside, target):
-            _swap(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)  # by now the old folder, or what failed
-    fsync_folder(target.parent)
-
-
-def _swap(aside: Path, target: Path) -> None:
-    """Put ``aside`` in the place of ``target``, and ``target`` back if that fails."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    os.rename(target, old)
-    try:
-        os.rename(aside, target)
-    except OSError:
-        os.rename(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Let two names change places at once; False where the system or file system cannot."""
-    with contextlib.suppress(OSError, AttributeError):
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-        names = os.fsencode(first), os.fsencode(second)
-        return renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
-    return False

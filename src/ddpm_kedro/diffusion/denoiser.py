@@ -29,9 +29,7 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         objective.check(schedule)
-        self.network = network
-        self.schedule = schedule
-        self.objective = objective
+        self.network, self.schedule, self.objective = network, schedule, objective
         self.loss_weight = loss_weight or UniformWeight()
 
     @property

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_kedro.diffusion.denoiser import Denoiser
-from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule, per_row
+from ddpm_kedro.diffusion.noise_schedule import per_row
 from ddpm_kedro.errors import InputError
 
 
@@ -27,10 +27,7 @@ class ClassifierFreeGuidance(nn.Module):
     """
 
     def __init__(
-        self,
-        denoiser: Denoiser,
-        scale: float,
-        interval: tuple[float, float] | None = None,
+        self, denoiser: Denoiser, scale: float, interval: tuple[float, float] | None = None
     ) -> None:
         super().__init__()
         if denoiser.num_classes is None:
@@ -42,19 +39,10 @@ class ClassifierFreeGuidance(nn.Module):
             raise InputError(f"guidance scale: at least 0, not {scale}")
         if interval is not None and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
             raise InputError(f"guidance interval: 0 <= low < high of sigma/alpha, not {interval}")
-        self.denoiser = denoiser
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        self.num_classes = denoiser.num_classes  # the index that means no label
         self.scale = float(scale)
         self.interval = None if interval is None else (float(interval[0]), float(interval[1]))
-
-    @property
-    def schedule(self) -> NoiseSchedule:
-        """The denoiser's schedule."""
-        return self.denoiser.schedule
-
-    @property
-    def num_classes(self) -> int:
-        """The denoiser's number of classes; this index means no label."""
-        return self.denoiser.num_classes
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Guided estimate of x_0, (B, C, H, W); x, t, labels as for `Denoiser.forward`."""

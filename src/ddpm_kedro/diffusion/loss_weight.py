@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,13 +35,15 @@ class UniformWeight(LossWeight):
         return torch.ones_like(alpha)
 
 
-def _check_positive(owner: LossWeight, **values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise InputError(f"{type(owner).__name__}: {name} must be positive, not {value}")
+class _OfPositiveNumbers(LossWeight):
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise InputError(f"{type(self).__name__}: {name} must be positive, not {value}")
 
 
-class MinSNRWeight(LossWeight):
+@dataclass(frozen=True)
+class MinSNRWeight(_OfPositiveNumbers):
     """min(SNR, gamma) on the loss of x_0, SNR = alpha^2 / sigma^2 (Hang et al. 2023, eq. 8).
 
     For eps that is min(SNR, gamma) / SNR, for v min(SNR, gamma) / (SNR + 1). gamma = inf leaves the
@@ -48,27 +51,18 @@ class MinSNRWeight(LossWeight):
     """
 
     takes_inf = ("gamma",)
-
-    def __init__(self, gamma: float = 5.0) -> None:
-        _check_positive(self, gamma=gamma)
-        self.gamma = float(gamma)
+    gamma: float = 5.0
 
     def __call__(self, alpha: Tensor, sigma: Tensor, objective: Objective) -> Tensor:
         snr = (alpha / sigma) ** 2
         return snr.clamp(max=self.gamma) * objective.x0_loss_ratio(alpha, sigma)
 
 
-class SoftMinSNRWeight(LossWeight):
+class SoftMinSNRWeight(MinSNRWeight):
     """SNR gamma / (SNR + gamma) on the loss of x_0: min-SNR without its corner.
 
-    Crowson et al. 2024 (HDiT), section 3. gamma = inf leaves the loss of eps unweighted.
+    Crowson et al. 2024 (HDiT), section 3.
     """
-
-    takes_inf = ("gamma",)
-
-    def __init__(self, gamma: float = 5.0) -> None:
-        _check_positive(self, gamma=gamma)
-        self.gamma = float(gamma)
 
     def __call__(self, alpha: Tensor, sigma: Tensor, objective: Objective) -> Tensor:
         snr = (alpha / sigma) ** 2
@@ -76,27 +70,26 @@ class SoftMinSNRWeight(LossWeight):
         return bounded * objective.x0_loss_ratio(alpha, sigma)
 
 
-class P2Weight(LossWeight):
+@dataclass(frozen=True)
+class P2Weight(_OfPositiveNumbers):
     """1 / (k + SNR)^gamma on the loss of eps (Choi et al. 2022, eq. 8)."""
 
-    def __init__(self, gamma: float = 1.0, k: float = 1.0) -> None:
-        _check_positive(self, gamma=gamma, k=k)
-        self.gamma, self.k = float(gamma), float(k)
+    gamma: float = 1.0
+    k: float = 1.0
 
     def __call__(self, alpha: Tensor, sigma: Tensor, objective: Objective) -> Tensor:
         snr = (alpha / sigma) ** 2
         return snr / (self.k + snr) ** self.gamma * objective.x0_loss_ratio(alpha, sigma)
 
 
-class EDMWeight(LossWeight):
+@dataclass(frozen=True)
+class EDMWeight(_OfPositiveNumbers):
     """(s^2 + sigma_data^2) / (s sigma_data)^2 on the loss of x_0, s = sigma / alpha.
 
     Karras et al. 2022, table 1: with EDMPreconditioning of the same sigma_data it is 1 everywhere.
     """
 
-    def __init__(self, sigma_data: float = 0.5) -> None:
-        _check_positive(self, sigma_data=sigma_data)
-        self.sigma_data = float(sigma_data)
+    sigma_data: float = 0.5
 
     def __call__(self, alpha: Tensor, sigma: Tensor, objective: Objective) -> Tensor:
         on_x0 = ((alpha * self.sigma_data) ** 2 + sigma**2) / (sigma * self.sigma_data) ** 2

@@ -32,7 +32,6 @@ def save_model(
     """Write a model file: one safetensors file, whole or not at all.
 
     Args:
-        path: where it goes.
         spec: stored in the header as JSON.
         weights: sets of weights by name, such as "ema" and "raw"; each a ``state_dict()`` of the
             backbone. A tensor is stored as "<set>/<its name>".
@@ -67,10 +66,7 @@ def save_model(
 
 
 def content_hash(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 over spec and tensors that stands in a model file's header.
-
-    It is read and not proven, which :func:`read_model_file` does.
-    """
+    """The SHA-256 over spec and tensors that a model file says it has; not proven here."""
     with safetensors.safe_open(path, framework="pt") as file:
         return json.loads(file.metadata()[HEADER])["sha256"]
 
@@ -89,21 +85,18 @@ def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"model file {path}: version {header['version']}, this package reads {VERSION}"
             )
         spec_json = json.dumps(header["spec"], sort_keys=True)
-        if header["sha256"] != _digest(spec_json, tensors) or not _groups(header, tensors):
+        sets = sorted({name.partition("/")[0] for name in tensors})
+        if header["sha256"] != _digest(spec_json, tensors) or header["weights"] != sets:
             raise InputError(f"model file {path}: damaged, its checksum does not match")
     except FileNotFoundError as error:
         raise InputError(f"model file {path}: there is none; train a model first") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"model file {path}: not a whole safetensors file ({error})") from error
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"model file {path}: damaged, its header cannot be read") from error
     return header, tensors
-
-
-def _groups(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
-    return header["weights"] == sorted({name.partition("/")[0] for name in tensors})
 
 
 def _digest(spec_json: str, tensors: Mapping[str, Tensor]) -> str:
@@ -117,12 +110,11 @@ def _digest(spec_json: str, tensors: Mapping[str, Tensor]) -> str:
 
 def fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a network on the meta device its weights, in fp32 where they are numbers."""
-    expected = network.state_dict()
-    different = sorted(
-        name
-        for name in expected.keys() | state.keys()
-        if name not in expected or name not in state or expected[name].shape != state[name].shape
+    expected, found = (
+        {(name, tensor.shape) for name, tensor in given.items()}
+        for given in (network.state_dict(), state)
     )
+    different = sorted({name for name, _ in expected ^ found})
     if different:
         raise InputError(
             f"its weights do not fit its backbone in {len(different)} tensors, first {different[0]}"
@@ -132,5 +124,4 @@ def fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         for name, tensor in state.items()
     }
     network.load_state_dict(state, assign=True)
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
+    network.requires_grad_(True)

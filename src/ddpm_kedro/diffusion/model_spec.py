@@ -62,20 +62,18 @@ class ModelSpec:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("backbone", "noise_schedule", "objective"):
-            _demand(isinstance(getattr(self, name), Mapping), name, "an option with a type")
-        for name in ("loss_weight", "sampler"):
-            value = getattr(self, name)
-            _demand(value is None or isinstance(value, Mapping), name, "an option with a type")
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        for name in KINDS:
+            is_left_out = given[name] is None and name in ("loss_weight", "sampler")
+            _demand(is_left_out or isinstance(given[name], Mapping), name, "an option with a type")
         for name in ("channels", "height", "width"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            _demand(whole and 1 <= value <= MAX_SIDE, name, f"a whole number in 1..{MAX_SIDE}")
+            is_size = type(given[name]) is int and 1 <= given[name] <= MAX_SIDE
+            _demand(is_size, name, f"a whole number in 1..{MAX_SIDE}")
         _demand(isinstance(self.conditional, bool), "conditional", "true or false")
         _demand(isinstance(self.provenance, Mapping), "provenance", "a table")
-        names = isinstance(self.classes, Sequence) and not isinstance(self.classes, str)
-        names = names and all(isinstance(name, str) for name in self.classes)
-        _demand(names, "classes", "a list of names")
+        is_list = isinstance(self.classes, Sequence) and not isinstance(self.classes, str)
+        are_names = is_list and all(isinstance(name, str) for name in self.classes)
+        _demand(are_names, "classes", "a list of names")
         _demand(len(self.classes) > 0 or not self.conditional, "classes", "at least one class")
         object.__setattr__(self, "classes", tuple(self.classes))
 
@@ -95,54 +93,44 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: Any) -> ModelSpec:
-        """The spec that :meth:`to_dict` described.
-
-        Raises:
-            InputError: a key is missing or unknown, or a value of the wrong kind.
-        """
+        """The spec of such plain values; InputError where a key is missing or unknown."""
         _demand(isinstance(values, Mapping), "spec", "a table")
-        known = {item.name for item in fields(cls)}
-        unknown = sorted(set(values) - known)
-        _demand(not unknown, ", ".join(map(str, unknown)), f"only {', '.join(sorted(known))}")
+        known = sorted(item.name for item in fields(cls))
+        unknown = [str(name) for name in values if name not in known]
+        _demand(not unknown, ", ".join(unknown), f"only {', '.join(known)}")
         try:
             return cls(**values)
         except TypeError as error:  # a field without a default is missing
             raise InputError(f"model spec: {error}") from error
 
     def build(self, name: str, trusted: Sequence[str] | None = None) -> Any:
-        """Make the object of one option: "backbone", "noise_schedule", "objective", ...
-
-        Args:
-            name: a key of the spec whose value is an option, not None.
-            trusted: the module prefixes that a type may name (None: any).
+        """Make the object of one option that is not None: "backbone", "noise_schedule", ...
 
         Raises:
-            InputError: a type outside ``trusted`` or not of the kind that belongs there, or
-                arguments that it refuses; nothing is called before that is known.
+            InputError: a type that :func:`vet` refuses, before anything is called, or arguments
+                that it refuses itself.
         """
         option = getattr(self, name)
         vet(option, KINDS[name], name, trusted)
-        extra = {}
-        if name == "backbone":
-            extra = {"in_channels": self.channels, "num_classes": self.num_classes}
+        given = {"in_channels": self.channels, "num_classes": self.num_classes}
         try:
-            return build(option, trusted=trusted, **extra)
+            return build(option, trusted=trusted, **(given if name == "backbone" else {}))
         except (RuntimeError, OverflowError, MemoryError) as error:  # sizes beyond all bounds
             reason = str(error).split("\n", 1)[0]
             raise InputError(f"{name} {option['type']}: {reason}") from error
 
 
 def vet(option: Any, kind: type, name: str, trusted: Sequence[str] | None = None) -> None:
-    """Refuse an option whose type, or that of an option inside it, is not of the kind that belongs.
+    """Refuse an option whose type is not a `kind`, or that has options where they do not belong.
 
     Args:
         option: ``{type: dotted.path, **arguments}``.
         kind: class that its type must be derived from.
         name: of the option, for the message.
-        trusted: see :meth:`ModelSpec.build`.
+        trusted: module prefixes that a type may name (None: any).
 
     Raises:
-        InputError: it is of another kind, or an option is given to an argument that takes none.
+        InputError: its type, or that of an option inside it, is not trusted or of another kind.
     """
     _demand(isinstance(option, Mapping) and "type" in option, name, "an option with a type")
     found = locate(option["type"], trusted)

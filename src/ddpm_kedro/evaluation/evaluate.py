@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
+from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.diffusion.precision import choose_device, choose_precision
 from ddpm_kedro.evaluation.curves import distance_figure
 from ddpm_kedro.evaluation.denoising_loss import denoising_loss
-from ddpm_kedro.evaluation.features import FeatureExtractor
 from ddpm_kedro.evaluation.scores import (
     Metrics,
     check_shapes,
@@ -23,6 +23,7 @@ from ddpm_kedro.evaluation.scores import (
     memorisation_metrics,
     spread,
 )
+from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.evaluation.timing import (
     seconds_of_denoising,
     seconds_of_features,
@@ -41,16 +42,7 @@ def evaluate(
     train: ImageSet,
     test: ImageSet,
     denoiser: Denoiser,
-    *,
-    extractor: FeatureExtractor,
-    max_images: int | None = None,
-    neighbour_images: int = 2048,
-    denoising_images: int = 256,
-    num_levels: int = 12,
-    batch_size: int = 256,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    precision: str = "fp32",
+    settings: EvaluationSettings,
 ) -> tuple[Metrics, dict[str, Any]]:
     """Judge samples and the model they come from.
 
@@ -58,15 +50,7 @@ def evaluate(
         samples: uint8 (N, C, H, W), values 0..255, in the order they were drawn.
         train, test: the images the model learned from, and those it never saw.
         denoiser: of the model.
-        extractor: features that the Frechet distance compares; fitted here.
-        max_images: images of each set used for it; None takes all.
-        neighbour_images: samples, and held-out images, whose nearest training image is searched.
-        denoising_images: images of each split on which the denoising loss is measured.
-        num_levels: levels of noise of the denoising loss.
-        batch_size: images in one forward pass of the network.
-        seed: of the noise and of the floor's draws.
-        device: where the network runs.
-        precision: of the network, "fp32", "bf16" or "fp16".
+        settings: how thoroughly, and where.
 
     Returns:
         ``metrics``, a flat dict of numbers (and a text ``skipped_*`` for what could not be done),
@@ -77,7 +61,11 @@ def evaluate(
         InputError: the sets do not belong together (``check_shapes`` in ``scores``).
     """
     check_shapes(samples, train, test)
-    of_loss = {"seed": seed, "device": device, "precision": precision}
+    extractor, max_images = build(settings.features), settings.max_images
+    neighbour_images, denoising_images = settings.neighbour_images, settings.denoising_images
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device).name
+    of_loss = {"seed": settings.seed, "device": device, "precision": precision}
     with hidden():
         sets = samples[:max_images], spread(train.images, max_images), test.images[:max_images]
         seconds = seconds_of_features(extractor, sets[1], len(sets[1]), sum(map(len, sets)))
@@ -92,7 +80,8 @@ def evaluate(
                 num_levels=3,
                 **of_loss,
             ),
-            num_levels * (min(len(test), denoising_images) + min(len(train), denoising_images)),
+            settings.noise_levels
+            * (min(len(test), denoising_images) + min(len(train), denoising_images)),
         )
     logger.info(
         f"evaluating {len(samples):,} samples, the network in {precision}, takes about "
@@ -104,7 +93,7 @@ def evaluate(
         "num_training_images": len(train),
         "num_held_out_images": len(test),
     }
-    metrics |= distribution_metrics(samples, train, test, extractor, max_images, seed)
+    metrics |= distribution_metrics(samples, train, test, extractor, max_images, settings.seed)
     memorisation, of_samples, of_test = memorisation_metrics(samples, train, test, neighbour_images)
     classes, class_counts = class_metrics(train, test, of_samples, of_test)
     denoising, noise_figure = denoising_metrics(
@@ -112,8 +101,8 @@ def evaluate(
         train,
         test,
         max_images=denoising_images,
-        num_levels=num_levels,
-        batch_size=batch_size,
+        num_levels=settings.noise_levels,
+        batch_size=settings.batch_size,
         **of_loss,
     )
     metrics = _finite(metrics | memorisation | classes | denoising)

@@ -17,30 +17,31 @@ from ddpm_kedro.errors import InputError
 _CHOICE = re.compile(r"^\$\{(?P<table>\w+)\.\$\{(?P<name>\w+)\}(\.(?P<field>\w+))?\}$")
 
 
+# Tables that would hide an interpolation, each with its path and the line that it lies over
+Waiting = list[tuple[tuple[str, ...], str, Mapping[str, Any]]]
+
+
 def compose(
     layers: Iterable[Mapping[str, Any]], users: Iterable[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
     """Merge layers of parameters, later over earlier, and resolve what they interpolate.
 
-    A table laid over an interpolation (``training.optimizer.lr=0.1`` over
-    ``training.optimizer: ${optimizers.${optimizer}}``) waits until that is resolved, so it changes
-    the entry that the other layers chose.
-
-    A layer that names a choice that makes others (``formulation``) outranks those others where
-    layers below named them: they become again what the first layer says. A part named in the same
-    layer or above stays.
+    A table laid over an interpolation (`training.optimizer.lr=0.1` over `training.optimizer:
+    ${optimizers.${optimizer}}`) waits until that is resolved, so it changes the entry that the
+    other layers chose. A layer that names a choice that makes others (`formulation`) outranks those
+    others where layers below named them: they become again what the first layer says.
 
     Args:
-        layers: nested dicts of plain values and unresolved ``${...}`` strings: base, a preset.
-        users: the same, above those: ``conf/local``, the command line. Only these tell sampling
-            which sampler it draws with, see ``sampling.sampler``.
+        layers: nested dicts of plain values and unresolved `${...}` strings: base, a preset.
+        users: the same, above those: `conf/local`, the command line. Only these tell sampling which
+            sampler it draws with, see `sampling.sampler`.
 
     Raises:
         InputError: a choice names no entry of its table, or an interpolation names no key.
     """
     layers, users = list(layers), list(users)
     merged: dict[str, Any] = {}
-    waiting: list[tuple[tuple[str, ...], str, Mapping[str, Any]]] = []
+    waiting: Waiting = []
     for layer in (*layers, *users):
         parts = _parts(layers[0], layer)
         waiting = [
@@ -50,7 +51,9 @@ def compose(
             if path[0] not in parts and not ("type" in table and _chosen_by(line) in parts)
         ]
         merged = overlay({**merged, **parts}, layer, waiting)
-    _check_choices(merged)
+    for _, value in walk(merged):
+        if (name := _chosen_by(value)) is not None:
+            _entry(merged, value, name)
     asked = [
         {key: value for key, value in _section(layer, "sampling").items() if key == "sampler"}
         for layer in (*layers, *users)
@@ -80,7 +83,7 @@ def _parts(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _chosen_by(line: Any) -> str | None:
-    """The name of the choice that a line ``${table.${name}}`` follows."""
+    """The name of the choice that a line `${table.${name}}` follows."""
     match = _CHOICE.match(line) if isinstance(line, str) else None
     return match["name"] if match else None
 
@@ -93,9 +96,9 @@ def _sampler_told(
 ) -> Any:
     """The option that sampling is told to draw with, or None for the model file's own sampler.
 
-    The last layer that speaks wins: it names ``sampling.sampler`` (in short, or as an option;
+    The last layer that speaks wins: it names `sampling.sampler` (in short, or as an option;
     without a type its arguments change what would be used otherwise), or a user's layer names
-    ``sampler`` or retunes its entry of ``samplers``. A preset's models carry its sampler anyway.
+    `sampler` or retunes its entry of `samplers`. A preset's models carry its sampler anyway.
     """
     samplers, chosen = _section(tree, "samplers"), tree.get("sampler")
     every, told = [*layers, *users], None
@@ -126,14 +129,10 @@ def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def overlay(
     under: Mapping[str, Any],
     over: Mapping[str, Any],
-    waiting: list[tuple[tuple[str, ...], str, Mapping[str, Any]]],
+    waiting: Waiting,
     path: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """``over`` laid key by key over ``under``, both left as they are.
-
-    ``waiting`` gets each table that would hide an interpolation: its path, the interpolation and
-    the table.
-    """
+    """`over` laid key by key over `under`, both left as they are; `waiting` is added to."""
     merged = dict(under)
     for key, value in over.items():
         here = (*path, str(key))
@@ -147,14 +146,8 @@ def overlay(
     return merged
 
 
-def _check_choices(tree: Mapping[str, Any]) -> None:
-    for value in _leaves(tree):
-        if (name := _chosen_by(value)) is not None:
-            _entry(tree, value, name)
-
-
 def _entry(tree: Mapping[str, Any], line: str, name: str) -> Any:
-    """What a line that follows the choice ``name`` becomes: an entry of its table, or a part of it.
+    """What a line that follows the choice `name` becomes: an entry of its table, or a part of it.
 
     Raises:
         InputError: there is no such entry, or it lacks the part.
@@ -186,12 +179,13 @@ def choices(wrong: str, known: list[str]) -> str:
     return f"choose one of {', '.join(known)}{hint}"
 
 
-def _leaves(tree: Any) -> Iterator[Any]:
+def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every entry of nested tables and lists, with its dotted path."""
     if isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from _leaves(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _leaves(value)
+        entries = [(f"{path}.{key}" if path else str(key), value) for key, value in tree.items()]
     else:
-        yield tree
+        items = tree if isinstance(tree, list) else []
+        entries = [(f"{path}[{number}]", value) for number, value in enumerate(items)]
+    for here, value in entries:
+        yield here, value
+        yield from walk(value, here)

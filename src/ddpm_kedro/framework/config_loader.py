@@ -1,8 +1,8 @@
-"""Configuration in layers: base < preset < local < ``--params``, merged as text, resolved once."""
+"""Configuration in layers: base < preset < local < `--params`, merged as text, resolved once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from yaml import MarkedYAMLError, YAMLError
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.framework.composition import choices, compose, overlay
+from ddpm_kedro.framework.composition import choices, compose, overlay, walk
 
 _LOCAL = "local"
 
@@ -20,12 +20,12 @@ class LayeredConfigLoader(OmegaConfigLoader):
     """Merge all layers before any interpolation is resolved.
 
     Kedro resolves each environment on its own and merges the results, so a preset that retunes
-    ``optimizers.sgd.lr`` and a user who says ``optimizer=sgd`` never hear of each other. Here the
-    layers are merged as they are written, then resolved together. ``conf/local`` applies under
+    `optimizers.sgd.lr` and a user who says `optimizer=sgd` never hear of each other. Here the
+    layers are merged as they are written, then resolved together. `conf/local` applies under
     every preset. Parameters merge key by key; any other file replaces whole top-level entries, as
-    in plain Kedro, unless ``merge_strategy`` says ``soft`` for it.
+    in plain Kedro, unless `merge_strategy` says `soft` for it.
 
-    In the catalog ``${parameters:key.subkey}`` is the composed value of that parameter.
+    In the catalog `${parameters:key.subkey}` is the composed value of that parameter.
 
     Raises:
         InputError: the environment has no folder, a file is not key: value lines, or a choice
@@ -36,12 +36,9 @@ class LayeredConfigLoader(OmegaConfigLoader):
         env = kwargs.get("env", args[0] if args else None)
         folder = Path(conf_source)
         if env and folder.is_dir() and not (folder / env).is_dir():
-            presets = sorted(
-                entry.name
-                for entry in folder.iterdir()
-                if entry.is_dir() and entry.name not in ("base", _LOCAL)
-            )
-            raise InputError(f"--env {env}: no folder {folder / env}; {choices(env, presets)}")
+            folders = {entry.name for entry in folder.iterdir() if entry.is_dir()}
+            known = choices(env, sorted(folders - {"base", _LOCAL}))
+            raise InputError(f"--env {env}: no folder {folder / env}; {known}")
         super().__init__(conf_source, *args, **kwargs)
 
     def _read_dir_configs(
@@ -86,14 +83,15 @@ class LayeredConfigLoader(OmegaConfigLoader):
                 f"no files match {', '.join(self.config_patterns[key])} in {base_path}, {env_path}"
             )
         if key == "parameters":
-            layers.append(self._checked_runtime_params())
+            layers.append(given := dict(self.runtime_params or {}))
+            if self.restrict_runtime_params_type_selection:
+                for path, _ in walk(given):
+                    if path.rpartition(".")[2] == "type":
+                        raise InputError(f"{path}: parameters from a request may not name a type")
             first_of_user = 1 if local_path == env_path else 2
             return compose(layers[:first_of_user], layers[first_of_user:])
-        return {
-            name: value
-            for name, value in self._resolve_other(key, layers).items()
-            if not name.startswith("_")
-        }
+        resolved = self._resolve_other(key, layers)
+        return {name: value for name, value in resolved.items() if not name.startswith("_")}
 
     def _resolve_other(self, key: str, layers: list[dict[str, Any]]) -> dict[str, Any]:
         soft = self.merge_strategy.get(key) == "soft"
@@ -114,13 +112,6 @@ class LayeredConfigLoader(OmegaConfigLoader):
             value = value[key]
         return value
 
-    def _checked_runtime_params(self) -> dict[str, Any]:
-        given = dict(self.runtime_params or {})
-        if self.restrict_runtime_params_type_selection:
-            for path in _paths_of_key(given, "type"):
-                raise InputError(f"{path}: parameters from a request may not name a type")
-        return given
-
 
 def _flatten(configs: Iterable[Any]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
@@ -134,20 +125,20 @@ def _flatten(configs: Iterable[Any]) -> dict[str, Any]:
 
 def _check_file(path: Path) -> None:
     """Refuse a configuration file that is not key: value lines, with its name and line."""
+    line, reason = "", "needs key: value lines at its top level, not a list"
     try:
-        config = OmegaConf.load(path)
+        if OmegaConf.is_dict(OmegaConf.load(path)):
+            return
     except MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not valid YAML: {error.problem}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not valid YAML: not UTF-8 text") from error
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        reason = f"not valid YAML: {error.problem}"
+    except UnicodeDecodeError:
+        reason = "not valid YAML: not UTF-8 text"
     except OSError as error:  # also what OmegaConf says of a file that holds a number only
-        raise InputError(f"{path}: {error.strerror or 'needs key: value lines'}") from error
+        reason = error.strerror or "needs key: value lines"
     except YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
-    if not OmegaConf.is_dict(config):
-        raise InputError(f"{path}: needs key: value lines at its top level, not a list")
+        reason = f"not valid YAML: {str(error).splitlines()[0]}"
+    raise InputError(f"{path}{line}: {reason}")
 
 
 def _check_catalog(entries: Mapping[str, Any]) -> None:
@@ -157,15 +148,3 @@ def _check_catalog(entries: Mapping[str, Any]) -> None:
                 f"catalog entry {name}: needs a type, the dotted path of a dataset; a name that "
                 "other entries interpolate begins with an underscore"
             )
-
-
-def _paths_of_key(tree: Any, wanted: str, path: str = "") -> Iterator[str]:
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            here = f"{path}.{key}" if path else str(key)
-            if key == wanted:
-                yield here
-            yield from _paths_of_key(value, wanted, here)
-    elif isinstance(tree, list):
-        for number, value in enumerate(tree):
-            yield from _paths_of_key(value, wanted, f"{path}[{number}]")

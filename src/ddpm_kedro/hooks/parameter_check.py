@@ -16,12 +16,16 @@ class ParameterCheck:
     a W&B run is begun. Whether samplers fit the schedule is asked when it is known that the run
     trains: one that only draws asks the schedule in the model file."""
 
-    _parameters: Parameters | None = None
+    _checked: tuple[Any, ...] = ()
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: Any) -> None:
         try:
-            self._parameters = Parameters.from_values(context.config_loader["parameters"])
+            parameters = Parameters.from_tree(context.config_loader["parameters"])
+            # Not at the top: a wrong key is told without waiting for torch
+            from ddpm_kedro.option_check import check_options
+
+            self._checked = (parameters, *check_options(parameters))
         except InputError as error:
             # Under `kedro viz` no session of ours is there to print the line.
             if click.get_current_context(silent=True) is None:
@@ -30,5 +34,7 @@ class ParameterCheck:
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Any) -> None:
-        if self._parameters is not None and "params:training" in pipeline.inputs():
-            self._parameters.check_samplers()
+        if self._checked and "params:training" in pipeline.inputs():
+            from ddpm_kedro.option_check import check_samplers
+
+            check_samplers(*self._checked)

@@ -67,12 +67,18 @@ class StageLines:
         logger.info("%s: %s%s", node.name, took, f" -> {where}" if where else "")
 
 
-def shown_path(catalog: Any, name: str) -> str | None:
-    """Where a dataset lies, below the working folder if it does; None where it has no path."""
-    dataset = catalog.get(name)
+def path_of(dataset: Any) -> Path | None:
+    """Where a dataset lies; None where it has no path."""
     for attribute in ("_filepath", "filepath", "_path", "path", "_folder"):
         path = getattr(dataset, attribute, None)
         if path is not None:
-            path = Path(str(path))
-            return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+            return Path(str(path))
     return None
+
+
+def shown_path(catalog: Any, name: str) -> str | None:
+    """The path of a dataset, below the working folder if it lies there."""
+    path = path_of(catalog.get(name))
+    if path is not None and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return None if path is None else str(path)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm_kedro.hooks import wandb_service as service
-from ddpm_kedro.hooks.wandb_config import without_paths
 from ddpm_kedro.hooks.wandb_settings import Mode, WandbSettings
 
 if TYPE_CHECKING:
@@ -91,12 +90,12 @@ class Recording:
         self._actions.put(log)
 
     def note(self, key: str, value: Any) -> None:
-        """Add a fact to the configuration, below ``facts``; ``fingerprint`` is the group too."""
-        fact = without_paths({key: value}, self._settings.hidden_parameters)
+        """Add what training says of itself, below ``facts``; ``fingerprint`` is the group too."""
+        fact = {key: value}
         if key == "fingerprint":
             self.fingerprint = str(value)
         else:
-            self._facts.update(fact)
+            self._facts |= fact
             fact = {"facts": dict(self._facts)}
         if self._begun.is_set():
             self._actions.put(lambda run: run.config.update(fact, allow_val_change=True))
@@ -123,16 +122,9 @@ class Recording:
         aliases: Sequence[str] = (),
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """Log a file or folder as an artifact, which W&B copies: the original may be replaced.
-
-        Args:
-            name: of the artifact; the fingerprint is added, so that its versions are of one
-                training.
-            path: what to copy.
-            kind: the artifact's type: model, report ...
-            aliases: names of this version; none is ``latest``.
-            facts: small facts about it, without paths.
-        """
+        """Log a file or folder as an artifact of type `kind`, which W&B copies: the original may be
+        replaced. The fingerprint is added to `name`, so that versions are of one training; no
+        `aliases` is ``latest``; `facts` hold no paths."""
 
         def log(run: Any) -> None:
             import wandb
@@ -165,11 +157,8 @@ class Recording:
         self._actions.put(lambda run: run.summary.update(dict(values)))
 
     def finish(self, exit_code: int) -> None:
-        """End the run; a second call does nothing.
-
-        Args:
-            exit_code: of the whole command: 0 is shown as finished, anything else as failed.
-        """
+        """End the run, as finished where the `exit_code` of the whole command is 0, else as failed;
+        a second call does nothing."""
         if self._exit_code is not None:
             return
         self._exit_code = exit_code
@@ -178,8 +167,8 @@ class Recording:
         try:
             self._talker.join(self._settings.finish_timeout + _GRACE_SECONDS)
             if self._talker.is_alive():
-                logger.warning("W&B does not answer; `wandb sync` uploads what lies in %s",
-                               self._folder / "wandb")  # fmt: skip
+                kept = self._folder / "wandb"
+                logger.warning("W&B does not answer; `wandb sync` uploads what lies in %s", kept)
                 self._has_failed = True
                 service.abandon()
         finally:
@@ -209,8 +198,8 @@ class Recording:
         try:
             service.end(run, self._exit_code)
         except TimeoutError:
-            logger.warning("W&B: not everything is uploaded; `wandb sync %s` does the rest",
-                           Path(run.dir).parent)  # fmt: skip
+            rest = f"`wandb sync {Path(run.dir).parent}` does the rest"
+            logger.warning("W&B: not everything is uploaded; %s", rest)
         except Exception as error:
             self._warn(error)
 
@@ -218,7 +207,6 @@ class Recording:
         """Say once that W&B failed; from then on nothing is sent."""
         if not self._has_failed:
             self._has_failed = True
-            logger.warning(
-                "W&B failed and records no more of this run: %s: %s", type(error).__name__,
-                str(error).splitlines()[0] if str(error) else "no message",
-            )  # fmt: skip
+            reason = str(error).partition("\n")[0] or "no message"
+            name = type(error).__name__
+            logger.warning("W&B failed and records no more of this run: %s: %s", name, reason)

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 from kedro.framework.hooks import hook_impl
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt
-from ddpm_kedro.hooks.wandb_config import scalars, without_paths
+from ddpm_kedro.hooks.stage_lines import path_of
 from ddpm_kedro.hooks.wandb_recording import Recording
 from ddpm_kedro.hooks.wandb_service import is_installed
-from ddpm_kedro.hooks.wandb_settings import WandbSettings
+from ddpm_kedro.hooks.wandb_settings import WandbSettings, numbers, recorded
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.training.stops import Stopped
 
@@ -43,7 +44,7 @@ class WandbHook:
     def __init__(self) -> None:
         self._context: KedroContext | None = None
         self._catalog: Any = None
-        self._recording: Recording | None = None
+        self._recording: Any = None  # a Recording while a run is recorded
         self._tracker: Any = None
         self._num_images = 0
         self._seen_images: set[str] = set()
@@ -65,7 +66,7 @@ class WandbHook:
         if mode == "disabled" or not is_installed():
             return
         tree = config_loader["parameters"]
-        parameters = without_paths(tree, settings.hidden_parameters)
+        parameters = recorded(tree, settings.recorded_texts)
         names = run_params.get("pipeline_names") or ["__default__"]
         kedro = {"env": run_params.get("env"), "pipelines": list(names)}
         folder = Path(self._context.project_path) / tree.get("data_root", "data") / "08_reporting"
@@ -74,27 +75,20 @@ class WandbHook:
         self._recording = Recording(
             settings, mode, folder, {**parameters, "kedro": kedro}, wait_for_fingerprint=trains
         )
-        self._recording.text_file("parameters", "parameters.yml", "parameters", _yaml(parameters))
+        text = yaml.safe_dump(parameters, sort_keys=False, allow_unicode=True)
+        self._recording.text_file("parameters", "parameters.yml", "parameters", text)
         if trains:
             self._attach()
 
     @hook_impl
     def after_dataset_loaded(self, dataset_name: str, data: Any) -> None:
         if self._recording is not None and self._mark(dataset_name).get("type") == "image":
-            self._log_image(dataset_name, data)
+            self._log(dataset_name, data)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        if self._recording is None:
-            return
-        mark = self._mark(dataset_name)
-        kind = mark.get("type")
-        if kind == "image":
-            self._log_image(dataset_name, data)
-        elif kind == "metrics":
-            self._log_metrics(dataset_name, data)
-        elif kind is not None:
-            self._log_file(dataset_name, data, mark)
+        if self._recording is not None and self._mark(dataset_name):
+            self._log(dataset_name, data)
 
     @hook_impl
     def after_pipeline_run(self) -> None:
@@ -114,7 +108,6 @@ class WandbHook:
         self._end(exit_code)
 
     def _attach(self) -> None:
-        assert self._recording is not None
         try:
             self._tracker = self._catalog.load(_TRACKER)
             self._tracker.attach(self._recording)
@@ -135,38 +128,38 @@ class WandbHook:
     def _mark(self, name: str) -> Mapping[str, Any]:
         return _mark(self._catalog, name)
 
+    def _log(self, name: str, data: Any) -> None:
+        """Log what was loaded or saved as its mark says; a failure is a warning."""
+        mark = self._mark(name)
+        try:
+            if mark["type"] == "image":
+                self._log_image(name, data)
+            elif mark["type"] == "metrics":
+                metrics = data if isinstance(data, Mapping) else self._catalog.load(name)
+                self._recording.summary({name: numbers(metrics)})
+            else:
+                is_receipt = isinstance(data, Receipt)
+                dataset = self._catalog[name]
+                path = data.path if is_receipt else path_of(dataset)
+                if path is None:
+                    kind = type(dataset).__name__
+                    raise TypeError(f"{kind} has no path that could be an artifact")
+                facts = numbers(data.facts) if is_receipt else {}
+                kind = "model" if mark["type"] == "model" else name
+                self._recording.file(name, path, kind, mark.get("aliases", ()), facts)
+        except Exception as error:
+            _skip(name, error)
+
     def _log_image(self, name: str, data: Any) -> None:
-        assert self._recording is not None
         if name in self._seen_images:
             return
         self._seen_images.add(name)
-        try:
-            picture = _picture(data, self._num_images)
-            if picture is None:  # a receipt, say: what it stands for is in the catalog
-                picture = _picture(self._catalog.load(name), self._num_images)
-            if picture is None:
-                raise TypeError(f"{name} is marked as an image, but is a {type(data).__name__}")
-            self._recording.image(name, picture)
-        except Exception as error:
-            _skip(name, error)
-
-    def _log_metrics(self, name: str, data: Any) -> None:
-        assert self._recording is not None
-        try:
-            metrics = data if isinstance(data, Mapping) else self._catalog.load(name)
-            self._recording.summary({name: scalars(metrics)})
-        except Exception as error:
-            _skip(name, error)
-
-    def _log_file(self, name: str, data: Any, mark: Mapping[str, Any]) -> None:
-        assert self._recording is not None
-        try:
-            path = data.path if isinstance(data, Receipt) else _path_of(self._catalog[name])
-            facts = scalars(data.facts) if isinstance(data, Receipt) else {}
-            kind = "model" if mark["type"] == "model" else name
-            self._recording.file(name, path, kind, mark.get("aliases", ()), facts)
-        except Exception as error:
-            _skip(name, error)
+        picture = _picture(data, self._num_images)
+        if picture is None:  # a receipt, say: what it stands for is in the catalog
+            picture = _picture(self._catalog.load(name), self._num_images)
+        if picture is None:
+            raise TypeError(f"{name} is marked as an image, but is a {type(data).__name__}")
+        self._recording.image(name, picture)
 
 
 def _check_marks(catalog: Any, pipeline: Any) -> None:
@@ -194,14 +187,6 @@ def _skip(name: str, error: Exception) -> None:
     logger.warning("W&B: %s is not logged: %s: %s", name, type(error).__name__, error)
 
 
-def _path_of(dataset: Any) -> Path:
-    for attribute in ("_filepath", "filepath", "_path", "path"):
-        path = getattr(dataset, attribute, None)
-        if path is not None:
-            return Path(str(path))
-    raise TypeError(f"{type(dataset).__name__} has no path that could be an artifact")
-
-
 def _picture(data: Any, num_images: int) -> Image.Image | None:
     """A picture of ``data``, or None where it is neither one nor a batch of images.
 
@@ -216,9 +201,3 @@ def _picture(data: Any, num_images: int) -> Image.Image | None:
         return None
     rows = np.linspace(0, len(batch) - 1, min(num_images, len(batch))).round().astype(np.int64)
     return make_grid(batch[rows])
-
-
-def _yaml(tree: Mapping[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)

@@ -56,13 +56,8 @@ def is_installed() -> bool:
 
 
 def connect(settings: WandbSettings, mode: Mode | None) -> tuple[Mode, str | None]:
-    """Whether a run is online or offline, and the key: within ``init_timeout`` seconds.
-
-    Online where there is a key and a server that answers at all, else offline.
-
-    Args:
-        settings: wandb.yml.
-        mode: what the user asked for; None is whatever is possible.
+    """Online with its key where there is one and a server that answers at all, else offline: known
+    within ``init_timeout`` seconds. `mode` is what the user asked for, None whatever is possible.
     """
     import wandb
 
@@ -91,12 +86,8 @@ def why_silent(
     """Why the server at ``base_url`` does not answer within ``seconds``, or None where it does.
 
     W&B itself tries again until its own time limit, even where nobody listens. Any answer counts,
-    a refusal too; so does an error that W&B might not meet, as of certificates.
-
-    Args:
-        base_url: such as ``https://api.wandb.ai``.
-        seconds: to wait at most, for the look-up of the name too.
-        proxies: by scheme, beside those of the environment.
+    a refusal too; so does an error that W&B might not meet, as of certificates. `proxies`, by
+    scheme, are used beside those of the environment.
     """
     request = urllib.request.Request(
         f"{base_url}/graphql", b'{"query": "{ __typename }"}', {"Content-Type": "application/json"}
@@ -133,17 +124,10 @@ def begin(
     config: Mapping[str, Any],
     group: str | None,
 ) -> Any:
-    """W&B's run: online where there is a server that takes it, else offline.
+    """W&B's run: online where `connection` says so and the server takes it, else offline.
 
-    Args:
-        settings: wandb.yml.
-        connection: from :func:`connect`.
-        folder: where W&B makes its folder ``wandb``; WANDB_DIR wins.
-        config: the run's configuration.
-        group: the name under which W&B shows runs together.
-
-    Raises:
-        Exception: whatever W&B raises when it cannot begin offline either.
+    Its folder ``wandb`` is made in `folder`, where WANDB_DIR names no other; runs of one `group`
+    are shown together. Raises whatever W&B raises when it cannot begin offline either.
     """
     import wandb
 
@@ -157,9 +141,7 @@ def begin(
         "tags": settings.tags or None,
         "config": dict(config),
     }
-    run = None
-    if mode != "offline":
-        run = _begin_online(settings, key, arguments)
+    run = _begin_online(settings, key, arguments) if mode != "offline" else None
     if run is None:
         run = wandb.init(**arguments, mode="offline", settings=_settings(settings))
     run.define_metric(X_AXIS)

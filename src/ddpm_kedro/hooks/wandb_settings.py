@@ -1,12 +1,13 @@
-"""What `conf/*/wandb.yml` may say, and whether a run is online, offline or not recorded at all."""
+"""What `conf/*/wandb.yml` may say, what may leave the machine, and whether a run is recorded."""
 
 from __future__ import annotations
 
+import contextlib
 import netrc
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,16 +16,11 @@ from ddpm_kedro.errors import InputError
 
 Mode = Literal["online", "offline", "disabled"]
 Seconds = Annotated[float, Field(gt=0)]
+_WITHHELD = object()
 
-# The values that W&B itself takes in WANDB_MODE, old spellings included.
-_MODES: dict[str, Mode] = {
-    "online": "online",
-    "run": "online",
-    "shared": "online",
-    "offline": "offline",
-    "dryrun": "offline",
-    "disabled": "disabled",
-}
+# The values that W&B itself takes in WANDB_MODE, old spellings included
+_MODES: dict[str, Mode] = {"run": "online", "shared": "online", "dryrun": "offline"}
+_MODES |= {mode: mode for mode in get_args(Mode)}
 
 
 class WandbSettings(BaseModel):
@@ -39,7 +35,7 @@ class WandbSettings(BaseModel):
     init_timeout: Seconds
     finish_timeout: Seconds
     num_images: Annotated[int, Field(ge=1)]
-    hidden_parameters: list[str]
+    recorded_texts: list[str]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> WandbSettings:
@@ -59,11 +55,7 @@ class WandbSettings(BaseModel):
     def asked_mode(self, environ: Mapping[str, str]) -> Mode | None:
         """The mode that the user asked for, or None for whatever is possible.
 
-        Args:
-            environ: the environment; WANDB_MODE in it wins over wandb.yml.
-
-        Raises:
-            InputError: WANDB_MODE is none of W&B's modes.
+        WANDB_MODE in `environ` wins over wandb.yml; InputError where it is none of W&B's modes.
         """
         if environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
             return "disabled"
@@ -75,24 +67,41 @@ class WandbSettings(BaseModel):
         return None if self.mode == "auto" else self.mode
 
 
+def recorded(tree: Any, texts: Collection[str], key: str = "") -> Any:
+    """What of `tree` may leave the machine, nested as it was.
+
+    Numbers, truth values and null may, and texts under the keys in `texts`: what a text of another
+    parameter says, a path or the address of a machine, nobody here knows.
+    """
+    if isinstance(tree, Mapping):
+        kept = {str(name): recorded(value, texts, str(name)) for name, value in tree.items()}
+        return {name: value for name, value in kept.items() if value is not _WITHHELD}
+    if isinstance(tree, list | tuple):
+        return [each for value in tree if (each := recorded(value, texts, key)) is not _WITHHELD]
+    plain = isinstance(tree, bool | int | float | None) or (isinstance(tree, str) and key in texts)
+    return tree if plain else _WITHHELD
+
+
+def numbers(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers and truth values of `tree`, nested as they were; curves are left out."""
+    return {
+        str(key): numbers(value) if isinstance(value, Mapping) else value
+        for key, value in tree.items()
+        if isinstance(value, Mapping | bool | int | float)
+    }
+
+
 def find_api_key(base_url: str, environ: Mapping[str, str]) -> str | None:
-    """The key of the W&B server at ``base_url``: WANDB_API_KEY, else the server's entry in netrc.
+    """The key of the W&B server at `base_url`: WANDB_API_KEY, else the server's entry in netrc.
 
     W&B would look in the same places and then ask on the terminal; a run must not ask.
-
-    Args:
-        base_url: such as ``https://api.wandb.ai``.
-        environ: the environment; NETRC in it names another netrc file.
     """
     if environ.get("WANDB_API_KEY"):
         return environ["WANDB_API_KEY"]
     host = urlsplit(base_url).netloc
-    names = [environ["NETRC"]] if environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    for name in names:
-        try:
+    for name in [environ["NETRC"]] if environ.get("NETRC") else ["~/.netrc", "~/_netrc"]:
+        with contextlib.suppress(OSError, netrc.NetrcParseError):
             entry = netrc.netrc(Path(os.path.expanduser(name))).hosts.get(host)
-        except (OSError, netrc.NetrcParseError):
-            continue
-        if entry is not None and entry[2]:
-            return entry[2]
+            if entry is not None and entry[2]:
+                return entry[2]
     return None

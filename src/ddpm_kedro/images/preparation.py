@@ -22,9 +22,11 @@ import numpy as np
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.images.decoding import decode
 from ddpm_kedro.images.imageset import image_set_writer
+from ddpm_kedro.images.settings import PreparationSettings
 from ddpm_kedro.images.source import ImageSource, RawImage, SplitInfo
 from ddpm_kedro.images.split_builder import DecodedImage, SplitBuilder
 from ddpm_kedro.images.store import SPLIT_NAMES, ImageStore, PreparedImages
+from ddpm_kedro.plain import plain
 from ddpm_kedro.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -34,43 +36,6 @@ IMAGES_PER_TASK = 32  # decoded by one thread at a time, fewer where they are la
 BYTES_PER_TASK = 4 * 2**20
 NAMED_FILES = 20  # of the unreadable ones, in the warning and the data card
 LARGEST_LABEL = 4095  # of classes that have no names; larger numbers are not labels
-
-
-@dataclass(frozen=True)
-class PreparationSettings:
-    """What is made of the images.
-
-    Args:
-        test_fraction: for a source without a test split, the share of the images that becomes one,
-            in (0, 1). An image belongs to it when the hash of its prepared pixels, read as a number
-            in [0, 1), is below this: whatever the order, and equal images on the same side.
-        max_unreadable: the largest share of images in [0, 1] that may be broken; they are left out
-            and named. Above it the preparation is refused.
-        image_size: side in pixels of the square that every image is cropped and resized to; None
-            keeps height and width, which must then be the same for all.
-        channels: 1 grey, 3 RGB, 4 RGBA; None is 1 if all images are grey, else 3.
-        max_images: at most so many images of each split of the source, evenly spaced in its order.
-
-    Raises:
-        InputError: a value outside its range.
-    """
-
-    test_fraction: float
-    max_unreadable: float
-    image_size: int | None = None
-    channels: int | None = None
-    max_images: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, valid, right in (
-            ("test_fraction", 0 < self.test_fraction < 1, "a number above 0 and below 1"),
-            ("max_unreadable", 0 <= self.max_unreadable <= 1, "a number from 0 to 1"),
-            ("image_size", self.image_size is None or self.image_size >= 1, "1 or more, or null"),
-            ("channels", self.channels in (None, 1, 3, 4), "1, 3, 4 or null"),
-            ("max_images", self.max_images is None or self.max_images >= 2, "2 or more, or null"),
-        ):
-            if not valid:
-                raise InputError(f"preparation.{name}={getattr(self, name)}: give {right}")
 
 
 def prepare(
@@ -334,12 +299,5 @@ def _some(
 def _options(source: ImageSource) -> dict[str, Any]:
     """The arguments that a source was made with, as far as it keeps them under their names."""
     names = inspect.signature(type(source)).parameters
-    return {name: _plain(getattr(source, name)) for name in names if hasattr(source, name)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    options = {name: getattr(source, name) for name in names if hasattr(source, name)}
+    return plain(options, real=float)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.files import Receipt, fsync_folder
-from ddpm_kedro.images.waiting_lock import waiting_lock
+from ddpm_kedro.files import Receipt, atomic_folder, atomic_write
+from ddpm_kedro.locks import FileLock
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +66,7 @@ class ImageStore:
         except OSError as error:
             raise _unwritable(self.path, error) from error
         try:
-            with waiting_lock(self.path / f".{key}.lock", "preparing these images"):
+            with FileLock(self.path / f".{key}.lock", work="preparing these images"):
                 found = self._find(key)
                 if found is None:
                     self._make(key, make)
@@ -113,24 +110,10 @@ class ImageStore:
         return PreparedImages(receipts["train"], receipts["test"], card)
 
     def _make(self, key: str, make: Callable[[Path], Mapping[str, Any]]) -> None:
-        for left in self.path.glob(f".{key}.*.partial"):  # of a killed run: the lock is ours
-            shutil.rmtree(left, ignore_errors=True)
-        aside = self.path / f".{key}.{uuid.uuid4().hex}.partial"
-        aside.mkdir()
-        try:
+        with atomic_folder(self.path / key) as aside:
             card = {**make(aside), "key": key}
-            with open(aside / CARD_NAME, "w", encoding="utf-8") as file:
+            with atomic_write(aside / CARD_NAME, "w") as file:
                 json.dump(card, file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-            fsync_folder(aside)
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(self.path / key)
-            os.replace(aside, self.path / key)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-        fsync_folder(self.path)
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:

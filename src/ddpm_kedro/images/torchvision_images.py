@@ -17,7 +17,7 @@ import numpy as np
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.images.idx import find_idx, read_idx
 from ddpm_kedro.images.source import ImageSource, Pixels, RawImage, SplitInfo
-from ddpm_kedro.images.waiting_lock import waiting_lock
+from ddpm_kedro.locks import FileLock
 
 SAMPLED_IMAGES = 64
 SPLIT_VALUES = {
@@ -151,7 +151,7 @@ class TorchvisionImages(ImageSource):
             self.path.mkdir(parents=True, exist_ok=True)
             # Its progress bar and notices do not belong between ours.
             with (
-                waiting_lock(self.path / f".{self.name}.lock", f"downloading {self.name}"),
+                FileLock(self.path / f".{self.name}.lock", work=f"downloading {self.name}"),
                 contextlib.redirect_stdout(io.StringIO()),
             ):
                 return self._class(**arguments, download=True)

@@ -29,7 +29,7 @@ from ddpm_kedro.training.step.generators import derived_seed, own_generators
 from ddpm_kedro.training.step.held_out import HeldOutLoss, split_rows
 from ddpm_kedro.training.step.memory import FittingStep
 from ddpm_kedro.training.step.state import LearningState
-from ddpm_kedro.training.store.checkpoint_store import TrainingFolder
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.workers.team import Agreement, Team, newest_of_all
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
+from ddpm_kedro.plain import plain
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Tracker:
             InputError: the disk is full; no part of the record stays in the log.
             RuntimeError: no log is open.
         """
-        record = {key: _json_value(value) for key, value in record.items()}
+        record = plain(record)
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
         with self._lock:
             self._append(line)
@@ -101,7 +101,7 @@ class Tracker:
     def preview(self, path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
         """Tell the sinks that a picture of samples was written to ``path``."""
         with self._lock:
-            self._tell("preview", Path(path), {k: _json_value(v) for k, v in record.items()})
+            self._tell("preview", Path(path), plain(record))
 
     def note(self, key: str, value: Any) -> None:
         """Tell the sinks a fact of the whole training."""
@@ -205,17 +205,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
     is_record = isinstance(record, dict) and isinstance(record.get("step"), int)
     return record if is_record else None
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _json_value(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):  # NumPy and torch, scalars and arrays
-        return _json_value(value.tolist())
-    if isinstance(value, Sequence):
-        return [_json_value(item) for item in value]
-    return str(value)

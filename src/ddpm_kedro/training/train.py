@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import ddpm_kedro
+from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.model_spec import ModelSpec
 from ddpm_kedro.diffusion.precision import choose_device, choose_precision
@@ -20,8 +21,8 @@ from ddpm_kedro.training.loop import Outcome, TrainingRun
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.stops import Stopped, StopRequest
-from ddpm_kedro.training.store.checkpoint_store import CheckpointStore, TrainingFolder
-from ddpm_kedro.training.store.training_state import TrainingState
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.workers.team import Team
 
@@ -146,6 +147,7 @@ def check_choices(spec: ModelSpec, images: ImageSet, settings: TrainingSettings)
         network = spec.build("backbone")
     model = Model(spec, network)
     LearningState(model, settings)
+    build(settings.augmentation)
     settings.timestep_sampling().check(model.denoiser.schedule)
     sampler = spec.build("sampler")
     sampler.check(model.denoiser.schedule)
@@ -189,14 +191,14 @@ def _raise_if_stopped(outcome: Outcome) -> None:
 
 
 def _receipts(folder: TrainingFolder) -> TrainingReceipts:
-    state = TrainingState.read(folder.path)
+    record = folder.record()
     facts = {
         "fingerprint": folder.fingerprint,
         "status": folder.status,
-        "images_seen": state.model_images_seen,
+        "images_seen": record.model_images_seen,
     }
     return TrainingReceipts(
-        model=Receipt(folder.model_path, {**facts, "sha256": state.model_sha256}),
+        model=Receipt(folder.model_path, {**facts, "sha256": record.model_sha256}),
         training_log=Receipt(folder.log_path, facts),
         sample_previews=Receipt(folder.previews_path, facts),
     )

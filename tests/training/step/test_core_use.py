@@ -25,7 +25,7 @@ from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.training.step.core_use import CoreUse, choose_core_use
 from ddpm_kedro.training.step.state import LearningState
-from ddpm_kedro.training.store.checkpoint_store import TrainingFolder
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.train import model_spec
 from ddpm_kedro.training.workers.team import Team
 
@@ -141,7 +141,7 @@ def test_a_resumed_training_ends_in_the_same_bytes_on_other_cores(tmp_path: Path
     assert_same_bits(last_tensors(whole), last_tensors(parts))
     assert untimed_log(whole) == untimed_log(parts)
     assert whole.model.path.read_bytes() == parts.model.path.read_bytes()
-    checkpoint = TrainingFolder.attach(parts.model.path.parent).latest()
+    checkpoint = TrainingFolder(parts.model.path.parent).latest()
     assert checkpoint is not None
     assert checkpoint.facts["lanes"] == 3
 

@@ -17,22 +17,23 @@ import pytest
 import torch
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.training.store import training_state
-from ddpm_kedro.training.store.checkpoint_store import CheckpointStore, TrainingFolder
+from ddpm_kedro.training.store import checkpoint_store
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 from ddpm_kedro.training.store.fingerprint import fingerprint
-from ddpm_kedro.training.store.training_state import TrainingState
+from ddpm_kedro.training.store.record import TrainingRecord
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 
 SOURCE = Path(__file__).parents[3] / "src"
 ADAM = {"optimizer": {"type": "torch.optim.Adam", "lr": 0.002}, "seed": 0}
 SGD = {"optimizer": {"type": "torch.optim.SGD", "lr": 0.1}, "seed": 0}
-read = TrainingState.read
+read = TrainingRecord.read
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     """Every opening is one second after the one before it."""
     times = iter(range(1000, 10000))
-    monkeypatch.setattr(training_state.time, "time", lambda: float(next(times)))
+    monkeypatch.setattr(checkpoint_store.time, "time", lambda: float(next(times)))
 
 
 def save(folder, images_seen):
@@ -68,7 +69,7 @@ def test_a_new_training_lies_under_its_fingerprint(store):
     assert folder.path == store.path / fingerprint(ADAM)
     assert folder.previews_path.is_dir()
     assert folder.summary == f"training {fingerprint(ADAM)} is new: 0 of 100 images"
-    state = TrainingState.read(folder.path)
+    state = TrainingRecord.read(folder.path)
     assert state.shaping == ADAM
     assert state.model_images_seen is None
 
@@ -278,10 +279,22 @@ def test_a_higher_budget_goes_on_from_before_the_rate_fell(store):
         "began to fall there"
     )
     assert not list(folder.previews_path.iterdir())
-    assert TrainingFolder.attach(folder.path).latest().images_seen == 80  # what a worker finds
+    assert TrainingFolder(folder.path).latest().images_seen == 80  # what a worker finds
     again = opened(store, budget=200, settled_images=160)  # as after a kill before the first save
     assert (again.status, again.latest().images_seen) == ("resumes", 80)
     assert opened(store, budget=100, settled_images=80).is_done  # and the lower one still stands
+
+
+def test_going_on_from_before_a_damaged_one_is_not_blamed_on_the_rate(store):
+    trained(store)
+    with store.open(ADAM, {}, 200) as folder:
+        save(folder, 150)
+        finish(folder, 200)
+    (folder.checkpoints_path / "step_0000000020" / "tensors.safetensors").write_bytes(b"")
+    summary = opened(store, budget=300).summary
+    assert summary.endswith(
+        "goes on at step 15, 150 of 300 images: a higher budget than the 200 before"
+    )
 
 
 def test_a_lower_budget_never_goes_on_from_where_it_would_not_have_been(store):
@@ -297,7 +310,7 @@ def test_a_lower_budget_never_goes_on_from_where_it_would_not_have_been(store):
 
 def test_checkpoints_from_before_budgets_were_noted_go_on(store, monkeypatch):
     with store.open(ADAM, {}, 100) as folder, monkeypatch.context() as patch:
-        patch.setattr(TrainingState, "read", lambda path: replace(read(path), asked_images=None,
+        patch.setattr(TrainingRecord, "read", lambda path: replace(read(path), asked_images=None,
                                                                   settled_images=None))  # fmt: skip
         finish(folder, 100)
     folder = opened(store, budget=300)
@@ -328,7 +341,7 @@ def test_a_damaged_state_is_named_and_written_anew(store, caplog, content):
     folder = opened(store)
     assert folder.status == "resumes"
     assert f"{path}: damaged" in caplog.text
-    assert TrainingState.read(folder.path).shaping == ADAM
+    assert TrainingRecord.read(folder.path).shaping == ADAM
 
 
 def test_a_state_that_was_removed_while_training_is_reported(store):
@@ -423,12 +436,12 @@ def test_a_holder_that_has_not_said_its_name_still_holds(store):
 
 
 def test_a_file_system_without_locks_is_named(store, monkeypatch):
-    from ddpm_kedro.training.store import store_lock
+    from ddpm_kedro import locks
 
     def unsupported(*arguments):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(store_lock.fcntl, "flock", unsupported)
+    monkeypatch.setattr(locks.fcntl, "flock", unsupported)
     with pytest.raises(InputError, match=r"cannot lock files \(No locks available\)"):
         store.open(ADAM, {}, 100)
 

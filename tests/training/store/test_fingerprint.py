@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,10 @@ import pytest
 import torch
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.training.store.fingerprint import canonical_json, differences, fingerprint, plain
+from ddpm_kedro.framework.config_loader import LayeredConfigLoader
+from ddpm_kedro.parameters import Parameters
+from ddpm_kedro.plain import canonical_json
+from ddpm_kedro.training.store.fingerprint import differences, fingerprint
 
 SHAPING = {
     "data": "5f3a",
@@ -107,12 +112,6 @@ def test_a_value_that_cannot_be_recorded_is_named_by_its_dotted_key():
         fingerprint({"optimizer": {"betas": [0.9, object()]}})
 
 
-def test_plain_leaves_its_argument_alone():
-    value = {"a": (1.0, {"b": Path("x")})}
-    assert plain(value) == {"a": [1, {"b": "x"}]}
-    assert value == {"a": (1.0, {"b": Path("x")})}
-
-
 def test_differences_name_dotted_keys_and_both_values():
     later = {
         **optimizer(type="torch.optim.SGD", lr=0.1, momentum=0.9),
@@ -133,3 +132,34 @@ def test_no_differences_exactly_where_the_fingerprint_is_the_same():
     assert differences(SHAPING, changed(seed=0.0)) == []
     assert differences(SHAPING, {}) != []
     assert differences({}, {}) == []
+
+
+EARLIER: dict[str, str] = json.loads(Path(__file__).with_name("fingerprints.json").read_text())
+CONF = Path(__file__).parents[3] / "conf"
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Without what the user of this checkout keeps in conf/local."""
+    copied = tmp_path_factory.mktemp("project") / "conf"
+    shutil.copytree(CONF, copied, ignore=shutil.ignore_patterns("local"))
+    (copied / "local").mkdir()
+    return copied
+
+
+@pytest.mark.parametrize("choice", EARLIER)
+def test_the_fingerprints_of_the_choices_in_conf_are_those_of_earlier_versions(
+    choice: str, conf: Path
+) -> None:
+    """So that trainings made then are found, not trained again."""
+    given = dict(part.split("=") for part in choice.split(",") if "=" in part)
+    preset = None if given or choice == "base" else choice
+    loader = LayeredConfigLoader(
+        str(conf),
+        env=preset,
+        runtime_params={"image_path": "somewhere", **given},
+        base_env="base",
+        default_run_env="local",
+    )
+    settings = Parameters.from_tree(loader["parameters"]).training
+    assert fingerprint(settings.shaping("0" * 64)) == EARLIER[choice]

@@ -19,9 +19,10 @@ import torch
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.training.store import training_folder
-from ddpm_kedro.training.store.checkpoint_file import FACTS_NAME, TENSORS_NAME
-from ddpm_kedro.training.store.checkpoint_store import CheckpointStore, TrainingFolder
+from ddpm_kedro.training.store.checkpoint import FACTS_NAME, TENSORS_NAME
+from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 from ddpm_kedro.training.store.fingerprint import fingerprint
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 
 SOURCE = Path(__file__).parents[3] / "src"
 SHAPING = {"optimizer": {"lr": 0.1}, "seed": 0}
@@ -40,6 +41,11 @@ def steps(folder):
     return sorted(int(path.name[5:15]) for path in folder.checkpoints_path.glob("step_*"))
 
 
+def parameters(checkpoint):
+    """With what a checkpoint was trained: for a person to read."""
+    return json.loads((checkpoint.path / FACTS_NAME).read_text())["parameters"]
+
+
 def is_whole(checkpoint):
     weight = checkpoint.tensors["weight"]
     return checkpoint.facts["step"] == checkpoint.step and bool((weight == checkpoint.step).all())
@@ -55,7 +61,7 @@ def test_the_newest_is_the_latest_and_carries_its_parameters(tmp_path):
         checkpoint = folder.latest()
         assert (checkpoint.step, checkpoint.images_seen) == (2, 20)
         assert is_whole(checkpoint)
-        assert checkpoint.parameters == {"shaping": SHAPING, "recorded": {"device": "cpu"}}
+        assert parameters(checkpoint) == {"shaping": SHAPING, "recorded": {"device": "cpu"}}
 
 
 def test_saving_takes_a_snapshot(tmp_path):
@@ -315,7 +321,8 @@ def run(script, *arguments):
         import torch
         import safetensors.torch
         from ddpm_kedro.errors import InputError
-        from ddpm_kedro.training.store.checkpoint_store import CheckpointStore, TrainingFolder
+        from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
+        from ddpm_kedro.training.store.training_folder import TrainingFolder
         SHAPING = {SHAPING!r}
         def save(folder, step, size=4):
             tensors = {{"weight": torch.full((size,), float(step))}}
@@ -337,7 +344,8 @@ def test_a_run_killed_at_any_system_call_loses_no_whole_checkpoint(tmp_path):
     report = run(
         """
         from ddpm_kedro.files import atomic_write
-        CALLS = ["open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir"]
+        from ddpm_kedro.training.store import checkpoint
+        CALLS = ["open", "pwrite", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir"]
         store = CheckpointStore(sys.argv[1])
 
         def session(step):
@@ -348,22 +356,23 @@ def test_a_run_killed_at_any_system_call_loses_no_whole_checkpoint(tmp_path):
                     file.write(b"model %d" % step)
                 folder.finished(10 * step)
 
-        def killing(name, countdown, tell):
-            call = getattr(os, name)
+        def killing(module, name, countdown, tell):
+            call = getattr(module, name)
             def wrapped(*arguments, **options):
                 countdown[0] -= 1
                 if countdown[0] == 0:
-                    real_write(tell, name.encode())
+                    if name == "save_file":  # in the middle of the tensors
+                        Path(arguments[1]).write_bytes(b"half")
+                    os.write(tell, name.encode())
                     os.kill(os.getpid(), signal.SIGKILL)
                 return call(*arguments, **options)
-            return wrapped
+            setattr(module, name, wrapped)
 
         import logging
         import logging.handlers
         warnings = logging.handlers.BufferingHandler(1000)
         warnings.setLevel(logging.WARNING)
         logging.getLogger().addHandler(warnings)
-        real_write = os.write
         session(1)
         whole, report = 1, []
         for at in range(1, 1000):
@@ -372,7 +381,8 @@ def test_a_run_killed_at_any_system_call_loses_no_whole_checkpoint(tmp_path):
             if child == 0:
                 countdown = [at]
                 for name in CALLS:
-                    setattr(os, name, killing(name, countdown, tell))
+                    killing(os, name, countdown, tell)
+                killing(checkpoint, "save_file", countdown, tell)
                 session(whole + 1)
                 os._exit(0)
             os.close(tell)
@@ -399,7 +409,8 @@ def test_a_run_killed_at_any_system_call_loses_no_whole_checkpoint(tmp_path):
     assert not report["killed"]
     assert report["warnings"] == []  # nothing was ever taken for a damaged one
     calls = {call for call, *_ in report["report"][:-1]}
-    assert calls == {"open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir"}
+    in_os = {"open", "pwrite", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir"}
+    assert calls == in_os | {"save_file"}
     assert all(fine and not left for _, _, _, fine, left in report["report"])
     assert {status for _, status, *_ in report["report"]} == {"goes on", "resumes", "done"}
     assert report["report"][0][2] == 0  # killed at the very start: the old one
@@ -468,7 +479,7 @@ def test_a_read_only_folder_as_an_ordinary_user():
                 attempt(folder.wait)
                 folder.path.chmod(0o555)
             attempt(lambda: CheckpointStore(root / "store").open(SHAPING, {}, 100))
-            survived = TrainingFolder.attach(folder.path).latest().step
+            survived = TrainingFolder(folder.path).latest().step
             folder.path.chmod(0o755)
             folder.checkpoints_path.chmod(0o755)
             print(json.dumps([messages, survived]))
@@ -477,29 +488,29 @@ def test_a_read_only_folder_as_an_ordinary_user():
         )
     root = Path(folder)
     where = "checkpoints cannot be kept here (Permission denied); choose a data_root"
-    assert messages[0].startswith(f"{root / 'closed'}: {where}")
+    assert messages[0].startswith(f"{root / 'closed' / 'lock'}: {where}")
     assert messages[1].startswith(f"{root / 'closed' / 'store'}: {where}")
     assert "Permission denied; the newest one there is step_0000000001" in messages[2]
-    assert "the training cannot be kept here (Permission denied)" in messages[3]
+    assert where in messages[3]
     assert survived == 1
 
 
 def test_a_worker_attaches_without_the_lock_and_saves(tmp_path):
     with opened(tmp_path) as folder:
-        worker = TrainingFolder.attach(folder.path, keep_checkpoints=1)
+        worker = TrainingFolder(folder.path, keep_checkpoints=1)
         assert worker.status == "attached"
         with worker:
             for step in (1, 2):
                 save(worker, step)
         assert steps(folder) == [2]
-        assert folder.latest().parameters == {"shaping": SHAPING, "recorded": {}}
+        assert parameters(folder.latest()) == {"shaping": SHAPING, "recorded": {}}
         with pytest.raises(InputError, match="in use"):  # the worker did not give the lock back
             opened(tmp_path)
 
 
 def test_attaching_to_nothing_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no training here"):
-        TrainingFolder.attach(tmp_path)
+    with pytest.raises(InputError, match="the training folder was changed"):
+        TrainingFolder(tmp_path).latest()
 
 
 def test_keeping_no_checkpoint_is_refused(tmp_path):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.files import atomic_write, fsync_folder
+from ddpm_kedro.files import atomic_folder, atomic_write
 
 INDEX = "model_index.json"
 UNET_CONFIG = "config.json"
@@ -53,32 +51,18 @@ def write_folder(path: str | os.PathLike[str], model: DiffusersModel) -> None:
     path = Path(path)
     if path.exists() and not (path / INDEX).is_file() and not _is_empty_folder(path):
         raise InputError(f"{path}: not an earlier export, so it is left alone; choose another path")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     index = {
         "_class_name": model.pipeline,
         "scheduler": ["diffusers", model.scheduler["_class_name"]],
         "unet": ["diffusers", model.unet["_class_name"]],
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.weights.items()}
-    new, old = aside / "new", aside / "old"
-    try:
+    with atomic_folder(path) as new:
         _write_json(new / INDEX, index)
         _write_json(new / "unet" / UNET_CONFIG, model.unet)
         _write_json(new / "scheduler" / SCHEDULER_CONFIG, model.scheduler)
         with atomic_write(new / "unet" / UNET_WEIGHTS) as file:
             file.write(safetensors.torch.save(tensors, {"format": "pt"}))
-        if path.exists():
-            os.rename(path, old)
-        try:
-            os.rename(new, path)
-        except OSError:
-            if old.exists():
-                os.rename(old, path)
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    fsync_folder(path.parent)
 
 
 def read_folder(path: str | os.PathLike[str]) -> DiffusersModel:

@@ -16,7 +16,8 @@ class DDIM(Sampler):
     """x' = alpha' x_0 + sqrt(sigma'^2 - c^2) eps + c z, c = eta times the posterior's std.
 
     Song et al. 2021 (DDIM), eq. 12 and 16; eps = (x - alpha x_0)/sigma follows a thresholded x_0.
-    eta in [0, 1]: 0 adds no noise, 1 equals `Ancestral(variance="small")`.
+    eta in [0, 1]: 0 adds no noise and is Euler's step of the probability flow and of the straight
+    path too; 1 equals `Ancestral(variance="small")`.
     """
 
     def __init__(

@@ -1,21 +1,18 @@
-"""Euler and Heun on the probability flow ODE, in its variance-exploding form.
+"""Heun's rule on the probability flow ODE, in its variance-exploding form and on the straight path.
 
 With y = x / alpha and r = sigma / alpha the ODE is dy/dr = (y - x_0)/r = eps (Karras et al. 2022,
-eq. 1, and Song et al. 2021, eq. 14): straight lines wherever x_0 does not change.
+eq. 1, and Song et al. 2021, eq. 14): straight lines wherever x_0 does not change. On the straight
+path it is also dx/dt = eps - x_0. Euler's rule is the same step in either form, DDIM's with
+eta = 0; the mean of two slopes is not: it is taken along r in one form and along t in the other.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from ddpm_kedro.diffusion.noise_schedule import STRAIGHT_PATH, NoiseSchedule
 from ddpm_kedro.diffusion.samplers.sampler import Level, Sampler, SamplingRun, first_order
-
-
-class Euler(Sampler):
-    """y' = y + (r' - r) eps: first order, one call of the denoiser a step; equals DDIM(eta=0)."""
-
-    def step(self, run: SamplingRun, x: Tensor, now: Level, then: Level) -> Tensor:
-        return first_order(x, run.denoise(x, now), now, then)
+from ddpm_kedro.errors import InputError
 
 
 class Heun(Sampler):
@@ -33,3 +30,27 @@ class Heun(Sampler):
         # (eps' - eps) = (x_0 - x_0')/r' exactly: no difference of large numbers where r is large.
         change = then.alpha * (now.ratio / then.ratio - 1) / 2
         return guess + change * (run.denoise(guess, then) - x0)
+
+
+class FlowHeun(Sampler):
+    """x' = x + (t' - t) (u + u')/2, u = eps - x_0 = (x - x_0)/t, u' at Euler's x'.
+
+    Heun's rule in the time of the straight path (Liu et al. 2023, eq. 1): second order from pure
+    noise on, two calls a step; the last step is Euler's.
+    """
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        super().check(schedule)
+        if schedule.family != STRAIGHT_PATH:
+            raise InputError(
+                f"FlowHeun follows the straight path of FlowSchedule and not "
+                f"{type(schedule).__name__}, which is {schedule.family}; choose DDIM, Heun or "
+                "DPMSolver2M, or noise_schedule FlowSchedule"
+            )
+
+    def step(self, run: SamplingRun, x: Tensor, now: Level, then: Level) -> Tensor:
+        u = (x - run.denoise(x, now)) / now.t
+        guess = x + (then.t - now.t) * u
+        if then.t == 0:
+            return guess
+        return x + (then.t - now.t) * (u + (guess - run.denoise(guess, then)) / then.t) / 2

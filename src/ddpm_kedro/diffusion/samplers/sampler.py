@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,23 +45,21 @@ class Level:
     def half_log_snr(self) -> float:
         """lambda = ln(alpha / sigma), -inf for pure noise, +inf for the clean image."""
         if not self.alpha or not self.sigma:
-            return -math.inf if not self.alpha else math.inf
+            return math.inf if self.alpha else -math.inf
         return math.log(self.alpha) - math.log(self.sigma)
 
 
 def levels_at(schedule: NoiseSchedule, times: Sequence[float]) -> list[Level]:
     """The levels at the given times, worked out in float64 on the CPU."""
     t = torch.tensor(times, dtype=torch.float64)
-    alphas, sigmas = schedule.alpha(t).tolist(), schedule.sigma(t).tolist()
-    return [Level(*level) for level in zip(times, alphas, sigmas, strict=True)]
+    return list(map(Level, times, schedule.alpha(t).tolist(), schedule.sigma(t).tolist()))
 
 
 @dataclass
 class SamplingRun:
     """What one call of `Sampler.sample` carries from step to step.
 
-    `history` is the sampler's to keep what later steps need; it starts empty. `noise_calls` counts
-    the calls of `noise` in each step.
+    `history` is the sampler's to keep what later steps need; it starts empty.
     """
 
     denoiser: DenoiserLike
@@ -72,9 +69,9 @@ class SamplingRun:
     rows: Tensor
     seed: int
     dtype: torch.dtype
-    step_number: int = 0
     history: dict[str, Any] = field(default_factory=dict)
-    noise_calls: Counter[int] = field(default_factory=Counter)
+    step_number: int = 0
+    draws: int = 0  # of noise, in this step so far
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
         """Estimate of x_0 (B, C, H, W) at this level, thresholded if the sampler does that."""
@@ -84,22 +81,20 @@ class SamplingRun:
 
     def noise(self) -> Tensor:
         """N(0, I) numbers (B, C, H, W), new ones with every call, each row from its own stream."""
-        call = self.noise_calls[self.step_number]
-        self.noise_calls[self.step_number] += 1
-        # The generator's step has 56 bits: the low 32 number steps, those above calls within one.
-        return self._normal(Stream.SAMPLER, self.step_number + (call << 32))
+        # The generator's step has 56 bits: the low 32 number steps, those above draws within one.
+        number = self.step_number + (self.draws << 32)
+        self.draws += 1
+        return self.normal(Stream.SAMPLER, number)
 
-    def initial_noise(self) -> Tensor:
-        """N(0, I) numbers (B, C, H, W) to start from."""
-        return self._normal(Stream.INITIAL, 0)
-
-    def _normal(self, stream: Stream, step: int) -> Tensor:
-        rows = self.rows
-        return normal(self.seed, stream, step, rows, self.shape, device=rows.device).to(self.dtype)
+    def normal(self, stream: Stream, number: int) -> Tensor:
+        """N(0, I) numbers (B, C, H, W) of this stream, in the dtype of the walk."""
+        return normal(self.seed, stream, number, self.rows, self.shape).to(self.dtype)
 
 
 class Sampler(ABC):
     """Draws images by walking a denoiser down a grid of noise levels.
+
+    A new one writes `step`, in terms of `run.denoise` and, where it is stochastic, `run.noise`.
 
     num_steps: intervals of the grid, >= 1 (and at most T on a discrete schedule).
     spacing: "leading", "trailing", "linspace" or "karras", see `spacing.timestep_grid`; None is
@@ -116,13 +111,12 @@ class Sampler(ABC):
     ) -> None:
         if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
             raise InputError(f"num_steps: a whole number of at least 1, not {num_steps!r}")
-        self.num_steps = num_steps
-        self.spacing = spacing
+        self.num_steps, self.spacing = num_steps, spacing
         self.threshold = thresholding_named(thresholding)
 
     def check(self, schedule: NoiseSchedule) -> None:
         """Raise InputError where this sampler cannot work on the schedule."""
-        timestep_grid(schedule, self.num_steps, self.spacing)
+        self.levels(schedule)
 
     def levels(self, schedule: NoiseSchedule) -> list[Level]:
         """The num_steps + 1 noise levels of the walk: falling, the last one clean (sigma = 0)."""
@@ -131,10 +125,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(self, run: SamplingRun, x: Tensor, now: Level, then: Level) -> Tensor:
-        """x at level `then` from x (B, C, H, W) at level `now`; `then.sigma` is 0 in the last step.
-
-        Calls `run.denoise(x, level)`, once or more, and `run.noise()` where it is stochastic.
-        """
+        """x at level `then` from x (B, C, H, W) at level `now`; `then.sigma` is 0 in the last."""
 
     @torch.no_grad()
     def sample(
@@ -155,9 +146,8 @@ class Sampler(ABC):
         denoiser that is a module runs in evaluation mode and gets its modes back afterwards.
 
         shape: (C, H, W); rows: int64 (B,), the samples' numbers; labels: int64 (B,) or None;
-        device: of the denoiser's weights if None; on_step(number, x): called after every step
-        with its number, from 1, and x; trajectory: return (num_steps + 1, B, C, H, W), from
-        noise to image; dtype: of the walk.
+        device: None is that of the weights; on_step(number, x): called after every step, from 1;
+        trajectory: return (num_steps + 1, B, C, H, W), from noise to image; dtype: of the walk.
 
         Raises InputError as `check` does, and where labels and rows differ in length.
         """
@@ -172,9 +162,10 @@ class Sampler(ABC):
         run = SamplingRun(denoiser, self.threshold, labels, tuple(shape), rows, seed, dtype)
 
         with _evaluation_mode(denoiser):
-            x = run.initial_noise() * denoiser.schedule.initial_std(levels[0].t)
+            x = run.normal(Stream.INITIAL, 0) * denoiser.schedule.initial_std(levels[0].t)
             path = [x]
             for run.step_number, (now, then) in enumerate(pairwise(levels)):
+                run.draws = 0
                 x = self.step(run, x, now, then)
                 if trajectory:
                     path.append(x)
@@ -186,29 +177,27 @@ class Sampler(ABC):
 def first_order(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
     """Keep x_0 and eps = (x - alpha x_0)/sigma, change the level: x' = alpha' x_0 + sigma' eps.
 
-    Euler's step of the probability flow in sigma/alpha, DDIM with eta = 0 and the first-order
-    DPM-Solver++ are all this (Song et al. 2021, eq. 12; Lu et al. 2022, eq. 9). It is defined for
-    alpha = 0 and gives x_0 itself where sigma' = 0.
+    DDIM with eta = 0, Euler's step and the first-order DPM-Solver++ are all this (Song et al. 2021,
+    eq. 12; Lu et al. 2022, eq. 9). It takes alpha = 0, and gives x_0 itself where sigma' = 0.
     """
     keep = then.sigma / now.sigma
     return keep * x + (then.alpha - now.alpha * keep) * x0
 
 
 def _device_of(denoiser: DenoiserLike) -> torch.device:
-    parameters = denoiser.parameters() if isinstance(denoiser, nn.Module) else iter(())
-    weight = next(parameters, None)
-    return torch.device("cpu") if weight is None else weight.device
+    weights = denoiser.parameters() if isinstance(denoiser, nn.Module) else ()
+    return next((weight.device for weight in weights), torch.device("cpu"))
 
 
 @contextmanager
 def _evaluation_mode(denoiser: DenoiserLike) -> Iterator[None]:
     """No dropout inside; each submodule's own mode comes back, whatever happens."""
-    modules = list(denoiser.modules()) if isinstance(denoiser, nn.Module) else []
-    modes = [module.training for module in modules]
-    for module in modules:
+    modules = denoiser.modules() if isinstance(denoiser, nn.Module) else ()
+    modes = [(module, module.training) for module in modules]
+    for module, _ in modes:
         module.training = False
     try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
+        for module, mode in modes:
             module.training = mode

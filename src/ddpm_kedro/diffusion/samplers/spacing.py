@@ -62,15 +62,12 @@ def timestep_grid(
     if spacing == "leading":
         return [float(i * total // num_steps) for i in reversed(steps)]
     if spacing == "trailing":
-        return [float((2 * total * i + num_steps) // (2 * num_steps) - 1) for i in _down(num_steps)]
+        steps = range(num_steps, 0, -1)
+        return [float((2 * total * i + num_steps) // (2 * num_steps) - 1) for i in steps]
     if num_steps == 1:
         return [schedule.t_max]
     gaps = num_steps - 1
     return [float((2 * (total - 1) * i + gaps) // (2 * gaps)) for i in reversed(steps)]
-
-
-def _down(num_steps: int) -> range:
-    return range(num_steps, 0, -1)
 
 
 def _karras_grid(schedule: NoiseSchedule, num_steps: int) -> list[float]:

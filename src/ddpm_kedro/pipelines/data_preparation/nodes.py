@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from ddpm_kedro.files import Receipt
-from ddpm_kedro.images.preparation import PreparationSettings, prepare
+from ddpm_kedro.images.preparation import prepare
+from ddpm_kedro.images.settings import PreparationSettings
 from ddpm_kedro.images.source import ImageSource
 from ddpm_kedro.images.store import ImageStore
 from ddpm_kedro.parameters import PreparationParameters
@@ -19,6 +21,7 @@ def prepare_images(
     Returns:
         receipts of the files of the training and the test split, and the data card.
     """
-    settings = PreparationSettings(**parameters.model_dump(exclude={"source"}))
-    prepared = prepare(raw_images, image_store, settings)
+    chosen = asdict(parameters)
+    del chosen["source"]  # it is `raw_images` already
+    prepared = prepare(raw_images, image_store, PreparationSettings(**chosen))
     return prepared.train, prepared.test, prepared.card

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.model import Model
-from ddpm_kedro.diffusion.precision import choose_device, choose_precision
 from ddpm_kedro.evaluation.cards import (
     check_evaluation,
     check_samples,
@@ -20,8 +18,8 @@ from ddpm_kedro.evaluation.cards import (
 )
 from ddpm_kedro.evaluation.evaluate import evaluate
 from ddpm_kedro.evaluation.report import render_report
+from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.parameters import EvaluationParameters
 
 
 def evaluate_samples(
@@ -30,7 +28,7 @@ def evaluate_samples(
     train_images: ImageSet,
     test_images: ImageSet,
     model: Model,
-    parameters: EvaluationParameters,
+    parameters: EvaluationSettings,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Judge the samples and the model.
 
@@ -42,22 +40,7 @@ def evaluate_samples(
         InputError: samples, model and training images do not belong together.
     """
     check_samples(samples_card, samples, model, train_images)
-    device = choose_device(parameters.device)
-    metrics, diagnostics = evaluate(
-        samples,
-        train_images,
-        test_images,
-        model.denoiser,
-        extractor=build(parameters.features),
-        max_images=parameters.max_images,
-        neighbour_images=parameters.neighbour_images,
-        denoising_images=parameters.denoising_images,
-        num_levels=parameters.noise_levels,
-        batch_size=parameters.batch_size,
-        seed=parameters.seed,
-        device=device,
-        precision=choose_precision(parameters.precision, device).name,
-    )
+    metrics, diagnostics = evaluate(samples, train_images, test_images, model.denoiser, parameters)
     # An infinite argument becomes its name: the file is JSON, which has no infinity.
     spec = json.loads(json.dumps(model.spec.to_dict()), parse_constant=str)
     evaluated = evaluation_card(samples_card, metrics, train_images)

@@ -11,16 +11,14 @@ from PIL import Image
 
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.precision import choose_device, choose_precision
+from ddpm_kedro.diffusion.settings import SamplingSettings
 from ddpm_kedro.evaluation.cards import samples_card
 from ddpm_kedro.images.grid import make_grid
-from ddpm_kedro.parameters import SamplingParameters
 
 logger = logging.getLogger(__name__)
 
 
-def sample_images(
-    model: Model, parameters: SamplingParameters
-) -> tuple[np.ndarray, dict[str, Any]]:
+def sample_images(model: Model, parameters: SamplingSettings) -> tuple[np.ndarray, dict[str, Any]]:
     """Draw images; the weights were chosen when the model was loaded.
 
     Returns:
@@ -30,6 +28,9 @@ def sample_images(
     device = choose_device(parameters.device)
     precision = choose_precision(parameters.precision, device).name
     sampler = model.drawn_with(parameters.sampler, parameters.num_steps)
+    guidance: Any = parameters.guidance
+    if guidance is not None and parameters.guidance_interval is not None:
+        guidance = {"scale": guidance, "interval": list(parameters.guidance_interval)}
     logger.info("drawing %d images with %s", parameters.num_samples, _way(sampler, parameters))
     samples = model.sample(
         parameters.num_samples,
@@ -37,7 +38,7 @@ def sample_images(
         sampler=sampler,
         batch_size=parameters.batch_size,
         labels=_class_asked(parameters.label, model.spec.classes),
-        guidance=parameters.guidance,
+        guidance=guidance,
         device=device,
         precision=precision,
         progress=True,
@@ -48,14 +49,14 @@ def sample_images(
         num_samples=parameters.num_samples,
         seed=parameters.seed,
         sampler=sampler,
-        guidance=parameters.guidance,
+        guidance=guidance,
         label=parameters.label,
         precision=precision,
     )
     return samples, card
 
 
-def _way(sampler: Mapping[str, Any], parameters: SamplingParameters) -> str:
+def _way(sampler: Mapping[str, Any], parameters: SamplingSettings) -> str:
     """Which sampler draws, in how many steps, and who says so."""
     name = sampler["type"].rpartition(".")[2]
     whose = "the model's own sampler" if parameters.sampler is None else "as asked"
@@ -72,6 +73,6 @@ def _class_asked(label: int | str | None, classes: Sequence[str]) -> int | str |
     return next(named, label)
 
 
-def draw_grid(samples: np.ndarray, parameters: SamplingParameters) -> Image.Image:
+def draw_grid(samples: np.ndarray, parameters: SamplingSettings) -> Image.Image:
     """The first ``grid_images`` samples as one picture."""
     return make_grid(samples[: parameters.grid_images])

@@ -7,7 +7,6 @@ from typing import Any
 from ddpm_kedro.diffusion.model_file import content_hash
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.parameters import TrainingParameters
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 from ddpm_kedro.training.tracker import Tracker
@@ -18,7 +17,7 @@ def train_model(
     train_images: ImageSet,
     checkpoints: CheckpointStore,
     tracker: Tracker,
-    parameters: TrainingParameters,
+    parameters: TrainingSettings,
 ) -> tuple[Receipt, Receipt, Receipt, dict[str, Any]]:
     """Train, resume or find the training already done.
 
@@ -26,7 +25,6 @@ def train_model(
         receipts of the model file, the training log and the folder of previews; then the card that
         says which model they are of.
     """
-    settings = TrainingSettings(**parameters.model_dump())
-    receipts = train(train_images, checkpoints, tracker, settings)
+    receipts = train(train_images, checkpoints, tracker, parameters)
     card = {"model": content_hash(receipts.model.path), **receipts.training_log.facts}
     return receipts.model, receipts.training_log, receipts.sample_previews, card

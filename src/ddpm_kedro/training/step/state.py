@@ -17,7 +17,7 @@ from ddpm_kedro.errors import InputError
 from ddpm_kedro.training.lr_schedule import LRSchedule, is_torch_scheduler
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.step.ema import EMA
-from ddpm_kedro.training.store.checkpoint_file import Checkpoint
+from ddpm_kedro.training.store.checkpoint import Checkpoint
 
 INITIAL_LOSS_SCALE = 2.0**16
 

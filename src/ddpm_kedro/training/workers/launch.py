@@ -31,7 +31,7 @@ from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.training.loop import Outcome
 from ddpm_kedro.training.settings import DistributedSettings, TrainingSettings
 from ddpm_kedro.training.stops import Stopped, StopRequest, die_with_parent
-from ddpm_kedro.training.store.checkpoint_store import TrainingFolder
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.workers.rendezvous import Rendezvous
 from ddpm_kedro.training.workers.worker import Job, Refusal, work

@@ -8,7 +8,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from ddpm_kedro.training.store.checkpoint_file import Checkpoint
+from ddpm_kedro.training.store.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

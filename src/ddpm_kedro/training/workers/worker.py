@@ -22,7 +22,7 @@ from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.training.loop import Outcome, TrainingRun, device_of
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.stops import die_with_parent
-from ddpm_kedro.training.store.checkpoint_store import TrainingFolder
+from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.workers.rendezvous import Rendezvous, interface_of
 from ddpm_kedro.training.workers.team import Team
 
@@ -120,7 +120,7 @@ def work(job: Job) -> Outcome | Refusal | None:
     try:
         run = TrainingRun(
             ImageSet.open(job.images_path),
-            TrainingFolder.attach(job.folder_path, job.keep_checkpoints),
+            TrainingFolder(job.folder_path, keep_checkpoints=job.keep_checkpoints),
             RemoteTracker(job.line),
             job.settings,
             job.spec,
