@@ -14,7 +14,7 @@ from PIL import Image
 from ddpm_kedro.evaluation.chart import chart, short_number
 from ddpm_kedro.evaluation.curves import loss_figure
 from ddpm_kedro.evaluation.metric_names import EXPLANATIONS, explanation
-from ddpm_kedro.evaluation.scores import spread
+from ddpm_kedro.evaluation.rows import spread
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
 
