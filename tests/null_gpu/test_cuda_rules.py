@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.precision import Precision
+from ddpm_kedro.diffusion.samplers import DDIM
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.training.step.acceleration import make_step
 from ddpm_kedro.training.step.memory import FittingStep
@@ -257,3 +258,38 @@ def test_a_whole_training_runs_on_the_second_gpu(
         torch.cuda.set_device(before)
     assert receipts.model.path.is_file()
     assert "one CUDA graph" in caplog.text
+
+
+def drawn(compile: str, **changes: Any) -> Any:
+    """What the GPU was asked for while three batches were drawn in three steps each."""
+    import fake_cuda
+
+    model = state_of(**changes).model
+    for _ in range(2):  # the schedule makes its tables at first
+        with fake_cuda.record() as seen:
+            model.sample(12, batch_size=4, sampler=DDIM(3), compile=compile, progress=False)
+    return seen
+
+
+@on_null_gpu
+def test_sampling_waits_for_a_batch_only_when_the_next_is_queued() -> None:
+    kinds = [kind for kind, _ in drawn("off").events]
+    queued = [kinds[:place].count("kernel") for place, kind in enumerate(kinds) if kind == "wait"]
+    assert len(queued) == 3  # one for each batch that is read back
+    assert queued[0] > 0.6 * queued[-1]  # the first, behind two batches of three
+    assert queued[1] > 0.9 * queued[-1]
+
+
+@on_null_gpu
+def test_sampling_replays_a_graph_from_its_second_step_on() -> None:
+    seen = drawn("auto")
+    assert seen.events.count(("capture", "begins")) == 1
+    assert [kind for kind, _ in seen.events].count("graph") == 8
+    assert not seen.breaks
+
+
+@on_null_gpu
+def test_sampling_goes_on_where_its_capture_fails(caplog: pytest.LogCaptureFixture) -> None:
+    seen = drawn("auto", backbone={"type": "tiny_training.LookingNetwork"})
+    assert caplog.text.count("sampling without a CUDA graph: ") == 2
+    assert [kind for kind, _ in seen.events].count("graph") == 0
