@@ -14,7 +14,7 @@ import torch
 
 from ddpm_kedro.construction import build, check
 from ddpm_kedro.diffusion.drawing import drawn_with
-from ddpm_kedro.diffusion.model_spec import KINDS, vet
+from ddpm_kedro.diffusion.model_spec import KINDS, OWN_MODULES, vet
 from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule
 from ddpm_kedro.diffusion.precision import choose_device
 from ddpm_kedro.diffusion.samplers import Sampler
@@ -43,6 +43,7 @@ def check_options(parameters: Parameters) -> tuple[NoiseSchedule, Sampler]:
         check(training.backbone, in_channels=3, num_classes=None)
     with _named("noise_schedules", parameters.noise_schedule):
         schedule = _built(training, "noise_schedule")
+        schedule.check()
     with _named("augmentations", parameters.augmentation):
         build(training.augmentation)
     with _named("objectives", parameters.objective):
@@ -67,6 +68,7 @@ def check_options(parameters: Parameters) -> tuple[NoiseSchedule, Sampler]:
         with _named("sampling", "sampler"):
             vet(sampling.sampler, Sampler, "sampler")
             build(drawn_with({}, sampling.sampler, sampling.num_steps))
+    _check_trust(parameters)
     return schedule, own
 
 
@@ -90,6 +92,18 @@ def check_samplers(parameters: Parameters, schedule: NoiseSchedule, own: Sampler
 def _built(training: TrainingSettings, name: str) -> Any:
     vet(getattr(training, name), KINDS[name], name)
     return build(getattr(training, name))
+
+
+def _check_trust(parameters: Parameters) -> None:
+    """Whether the model file of a training, which names these options, will be read back."""
+    trusted = (*OWN_MODULES, *parameters.trusted_modules)
+    for name in KINDS:
+        path = getattr(parameters.training, name)["type"]
+        if isinstance(path, str) and not path.startswith(tuple(f"{each}." for each in trusted)):
+            raise InputError(
+                f"training.{name}: {path} is named in the model file, which is read back with "
+                f"trusted modules only; add {path.rpartition('.')[0]} to trusted_modules"
+            )
 
 
 def _check_classes(parameters: Parameters) -> None:

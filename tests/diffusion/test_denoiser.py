@@ -220,6 +220,21 @@ def test_refusals():
         denoiser(draw(1, 1, 4, 4), torch.tensor(3.0), torch.tensor([1]))
 
 
+def test_an_output_of_another_shape_is_no_loss():
+    """It would broadcast against the target, and train."""
+    grey = Denoiser(GreyNetwork(), LinearSchedule(), EpsilonPrediction())
+    x = draw(2, 3, 4, 4)
+    with pytest.raises(
+        InputError, match=r"GreyNetwork: makes \(1, 4, 4\) of images of \(3, 4, 4\)"
+    ):
+        grey.loss(x, torch.tensor([3.0, 4.0]), x)
+
+
+class GreyNetwork(nn.Module):
+    def forward(self, x, t, labels=None):
+        return x.mean(1, keepdim=True)
+
+
 class LineNetwork(nn.Module):
     """slope x + shift."""
 

@@ -10,6 +10,7 @@ from gaussians import GaussianDenoiser, PixelNetwork
 
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.noise_schedule import (
+    STRAIGHT_PATH,
     CosineSchedule,
     DiscreteSchedule,
     EDMSchedule,
@@ -260,3 +261,37 @@ def test_impossible_schedules_are_refused(make, words):
 
 def test_linear_schedule_works_down_to_the_last_possible_length():
     assert float(LinearSchedule(21).betas[-1]) == pytest.approx(20 / 21)
+
+
+class Path(NoiseSchedule):
+    """alpha and sigma as given, functions of time."""
+
+    def __init__(self, alpha, sigma, family=NoiseSchedule.family) -> None:
+        self._alpha, self._sigma, self.family = alpha, sigma, family
+
+    def alpha(self, t):
+        return self._alpha(t)
+
+    def sigma(self, t):
+        return self._sigma(t)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (Path(lambda t: 0.9 - 0.5 * t, lambda t: 0.1 + t), "are 1 and 0 at t_clean=0, not 0.9"),
+        (Path(torch.sin, torch.cos), "are 1 and 0 at t_clean=0, not 0 and 1"),
+        (Path(lambda t: 1 - t * (1 - t), lambda t: t * (1 - t)), "must fall"),
+        (Path(lambda t: 1 - t, lambda t: t), "say of which family"),
+    ],
+)
+def test_what_is_no_path_to_noise_is_refused(path, words):
+    with pytest.raises(InputError, match=words):
+        path.check()
+
+
+def test_paths_of_each_family_pass():
+    Path(lambda t: torch.cos(1.5 * t), lambda t: torch.sin(1.5 * t)).check()
+    Path(lambda t: 1 - t, lambda t: t, STRAIGHT_PATH).check()
+    for schedule in (CosineSchedule(), LinearSchedule(50), EDMSchedule(), FlowSchedule()):
+        schedule.check()

@@ -42,11 +42,19 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         time_input = self.schedule.time_input(t).expand(len(x))  # (B,)
         scaled = self.objective.scale_input(x, alpha, sigma)
-        if labels is None:
-            return self.network(scaled, time_input)
-        if self.num_classes is None:
-            raise InputError("labels were given, but this model was trained without classes")
-        return self.network(scaled, time_input, labels)
+        if labels is not None and self.num_classes is None:
+            raise InputError(
+                f"labels were given, but {type(self.network).__name__} has no num_classes: "
+                "this model was trained without classes"
+            )
+        given = () if labels is None else (labels,)
+        output = self.network(scaled, time_input, *given)
+        if output.shape != x.shape:
+            raise InputError(
+                f"{type(self.network).__name__}: makes {tuple(output.shape[1:])} of images of "
+                f"{tuple(x.shape[1:])}; a backbone's output has the shape of its input"
+            )
+        return output
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """E[x_0 | x_t] as the network sees it, (B, C, H, W), float32 (float64 if x is).

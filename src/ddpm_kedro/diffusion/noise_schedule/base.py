@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ddpm_kedro.errors import InputError
+
 VARIANCE_PRESERVING = "variance preserving"  # alpha^2 + sigma^2 = 1
 VARIANCE_EXPLODING = "variance exploding"  # alpha = 1
 STRAIGHT_PATH = "straight path"  # alpha + sigma = 1
@@ -43,6 +45,21 @@ class NoiseSchedule(ABC):
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
         """Factor of the noise at time t, >= 0 (in units of the pixel range [-1, 1]), growing."""
+
+    def check(self) -> None:
+        """Raise InputError where alpha and sigma are no path from an image to noise."""
+        name = type(self).__name__
+        t = torch.linspace(self.t_clean, self.t_max, 65, dtype=torch.float64)
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        if (alpha[0] - 1).abs() > 1e-6 or sigma[0].abs() > 1e-6:
+            raise InputError(
+                f"{name}: alpha and sigma are 1 and 0 at t_clean={self.t_clean:g}, "
+                f"not {alpha[0]:.3g} and {sigma[0]:.3g}"
+            )
+        if not (self.log_snr(t).diff() < 0).all():
+            raise InputError(f"{name}: alpha / sigma must fall from t_clean to t_max")
+        if self.family == VARIANCE_PRESERVING and ((alpha**2 + sigma**2 - 1).abs() > 1e-6).any():
+            raise InputError(f"{name}: alpha^2 + sigma^2 is not 1; say of which family the path is")
 
     def time_input(self, t: Tensor) -> Tensor:
         """What the network is told about time, float32: 0 at t_clean to 1000 at t_max."""
