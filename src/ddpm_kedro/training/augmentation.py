@@ -17,12 +17,10 @@ class Augmentation(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor, *, seed: int, step: int | Tensor, rows: Tensor) -> Tensor:
-        """The changed images, of the same shape, dtype and device.
+        """The changed images, uint8 (B, C, H, W) on the same device.
 
-        Args:
-            images: uint8 (B, C, H, W).
-            seed, step, rows: of the random numbers, see :func:`ddpm_kedro.diffusion.noise.uniform`;
-                rows (B,) are numbers in the global batch.
+        `seed`, `step`, `rows` are of the random numbers, see
+        :func:`ddpm_kedro.diffusion.noise.uniform`; rows (B,) are numbers in the global batch.
         """
 
 

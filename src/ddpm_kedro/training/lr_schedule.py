@@ -21,12 +21,7 @@ class LRSchedule(ABC):
 
     @abstractmethod
     def factor(self, images_seen: int, budget_images: int) -> float:
-        """The factor, >= 0, of the step that starts after ``images_seen`` training images.
-
-        Args:
-            images_seen: 0 <= images_seen < budget_images.
-            budget_images: images seen at the end of training.
-        """
+        """The factor, >= 0, of the step after `images_seen` of `budget_images` in a training."""
 
     def settled_images(self, budget_images: int) -> int:
         """Images seen before which a higher budget gives every step the same rate.
