@@ -134,7 +134,8 @@ def _is_number(parameter: inspect.Parameter) -> bool:
     """Whether an argument is a number by its default or its annotation."""
     by_default = isinstance(parameter.default, int | float)
     by_default = by_default and not isinstance(parameter.default, bool)
-    return by_default or parameter.annotation in (int, float, "int", "float")
+    numbers = (int, float, "int", "float", "NotNegative")  # the last of a required option's field
+    return by_default or parameter.annotation in numbers
 
 
 def _split(

@@ -37,7 +37,6 @@ def checked(kind: Any, value: Any) -> Any:
     return kind.__metadata__[0].of(value)
 
 
-@dataclass(frozen=True)
 class Settings:
     """Base of frozen dataclasses whose fields are checked, each by its annotation. None is taken
     where that says so, and a mapping where it names other settings.
@@ -46,7 +45,7 @@ class Settings:
         InputError: one line with the key, the value and what would be right.
     """
 
-    section: ClassVar[str]  # where they stand among the parameters, for the message
+    section: ClassVar[str]  # of the parameters, for the message; an option says its class instead
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
@@ -59,7 +58,8 @@ class Settings:
             except InputError:  # of settings inside these
                 raise
             except (TypeError, ValueError) as error:
-                raise InputError(f"{self.section}.{name}={value}: {error}") from error
+                where = getattr(self, "section", type(self).__name__)
+                raise InputError(f"{where}.{name}={value}: {error}") from error
 
 
 @cache
@@ -162,9 +162,12 @@ def _switch(value: Any) -> bool:
 
 Count = Annotated[int, number(int, least=1)]
 CountOrZero = Annotated[int, number(int, least=0)]
+Real = Annotated[float, number(float)]
 Positive = Annotated[float, number(float, above=0)]
 NotNegative = Annotated[float, number(float, least=0)]
 Share = Annotated[float, number(float, least=0, below=1)]
+Part = Annotated[float, number(float, above=0, most=1)]
+Probability = Annotated[float, number(float, least=0, most=1)]
 Seed = Annotated[int, number(int, least=0, below=2**63)]
 Switch = Annotated[bool, Check(_switch)]
 Text = Annotated[str, kept(_TEXT)]

@@ -44,5 +44,5 @@ def test_never_and_always(probability: float) -> None:
 def test_none_is_none_and_nonsense_is_refused() -> None:
     before = images(3, torch.device("cpu"))
     assert NoAugmentation()(before, seed=0, step=0, rows=torch.arange(3)) is before
-    with pytest.raises(InputError, match="from 0 to 1"):
+    with pytest.raises(InputError, match=r"Flip\.probability=1\.5: input should be less"):
         Flip(1.5)

@@ -45,15 +45,11 @@ class Cost:
 
     @property
     def training_flops(self) -> int:
-        """FLOPs of one training image: the backward pass costs twice the forward pass."""
+        """FLOPs of one training image."""
         return TRAINING_PASSES * self.forward_flops
 
     def training_bytes(
-        self,
-        batch_size: int,
-        *,
-        num_averages: int = 1,
-        optimizer_slots: int = OPTIMIZER_SLOTS,
+        self, batch_size: int, *, num_averages: int = 1, optimizer_slots: int = OPTIMIZER_SLOTS
     ) -> int:
         """Estimate of the memory that training takes, in bytes, good to about 10%.
 
@@ -78,11 +74,9 @@ class Cost:
 def cost_of(network: nn.Module, image_shape: Sequence[int], precision: str = "fp32") -> Cost:
     """The cost of ``network`` at images (C, H, W), counted on fake tensors: nothing is computed.
 
-    Args:
-        network: a backbone on any device; its weights are neither read nor copied.
-        image_shape: (C, H, W).
-        precision: "fp32", "bf16" or "fp16", under autocast as a CPU does it: which tensors are kept
-            in fp32 beside the half ones is the network's and autocast's to say.
+    The network's weights, on any device, are neither read nor copied. `precision` is "fp32", "bf16"
+    or "fp16", under autocast as a CPU does it: which tensors are kept in fp32 beside the half ones
+    is the network's and autocast's to say.
 
     Raises:
         InputError: the network does not take images of that shape.

@@ -41,14 +41,9 @@ class Stream(enum.IntEnum):
 def philox(
     counter: Sequence[Tensor], key: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32 with 10 rounds.
+    """Philox4x32 with 10 rounds: four int64 tensors of 32-bit words, uniformly distributed.
 
-    Args:
-        counter: four int64 tensors that broadcast together, each holding 32-bit words.
-        key: two 32-bit words.
-
-    Returns:
-        four int64 tensors of 32-bit words, uniformly distributed.
+    `counter` holds words like them in four tensors that broadcast together, `key` is two words.
     """
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     k0, k1 = key
@@ -135,16 +130,10 @@ def normal(
     count = math.prod(shape)
     w0, w1, w2, w3 = _words(seed, stream, step, rows, count, device)
     # (w + 1/2) / 2^32 lies in (0, 1): the logarithm is finite, and the tail reaches 6.7 sigma.
-    radius_0 = ((w0.to(torch.float32) + 0.5) * 2.0**-32).log_().mul_(-2.0).sqrt_()
-    radius_1 = ((w2.to(torch.float32) + 0.5) * 2.0**-32).log_().mul_(-2.0).sqrt_()
-    angle_0, angle_1 = (w.to(torch.float32) * (2.0 * math.pi * 2.0**-32) for w in (w1, w3))
-    values = torch.stack(
-        (
-            radius_0 * angle_0.cos(),
-            radius_0 * angle_0.sin(),
-            radius_1 * angle_1.cos(),
-            radius_1 * angle_1.sin(),
-        ),
-        dim=-1,
-    )
+    pairs = []
+    for of_radius, of_angle in ((w0, w1), (w2, w3)):
+        radius = ((of_radius.to(torch.float32) + 0.5) * 2.0**-32).log_().mul_(-2.0).sqrt_()
+        angle = of_angle.to(torch.float32) * (2.0 * math.pi * 2.0**-32)
+        pairs += [radius * angle.cos(), radius * angle.sin()]
+    values = torch.stack(pairs, dim=-1)
     return values.flatten(1)[:, :count].reshape(len(rows), *shape)

@@ -8,6 +8,7 @@ output and the ratio of the losses, so a new objective is one class with one met
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from ddpm_kedro.diffusion.noise_schedule import (
     per_row,
 )
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.ranges import Positive, Settings
 
 
 class Objective(ABC):
@@ -102,7 +104,8 @@ class FlowVelocity(Objective):
         return -torch.ones_like(alpha), torch.ones_like(sigma)
 
 
-class EDMPreconditioning(Objective):
+@dataclass(frozen=True)
+class EDMPreconditioning(Settings, Objective):
     """Input and output scaled to unit variance for data of standard deviation sigma_data.
 
     With d^2 = alpha^2 sigma_data^2 + sigma^2 the network sees x / d and answers
@@ -110,10 +113,7 @@ class EDMPreconditioning(Objective):
     table 1: c_in, c_skip and c_out; on a variance-preserving schedule with sigma_data = 1 it is -v.
     """
 
-    def __init__(self, sigma_data: float = 0.5) -> None:
-        if not sigma_data > 0:
-            raise InputError(f"EDMPreconditioning: sigma_data must be positive, not {sigma_data}")
-        self.sigma_data = float(sigma_data)
+    sigma_data: Positive = 0.5
 
     def check(self, schedule: NoiseSchedule) -> None:
         """Defined on every schedule."""

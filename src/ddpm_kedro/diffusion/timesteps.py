@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule, real_dtype
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.ranges import Positive, Real, Settings
 
 
 class TimestepSampling(ABC):
@@ -49,17 +51,16 @@ class StratifiedTimesteps(TimestepSampling):
         return schedule.from_uniform((rows % batch_size + u) / batch_size)
 
 
-class LogNormalTimesteps(TimestepSampling):
+@dataclass(frozen=True)
+class LogNormalTimesteps(Settings, TimestepSampling):
     """ln(sigma / alpha) ~ N(mean, std^2).
 
     On EDMSchedule that is ln(sigma) of Karras et al. 2022, table 1 (-1.2 and 1.2); on FlowSchedule
     it is the logit-normal t of Esser et al. 2024, eq. 19 (take mean 0 and std 1 there).
     """
 
-    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
-        if not std > 0:
-            raise InputError(f"LogNormalTimesteps: std must be positive, not {std}")
-        self.mean, self.std = float(mean), float(std)
+    mean: Real = -1.2
+    std: Positive = 1.2
 
     def check(self, schedule: NoiseSchedule) -> None:
         if schedule.num_timesteps is not None:

@@ -34,18 +34,10 @@ def seconds_of_sampling(
     """What drawing will take, from up to three warm steps of the sampler.
 
     Everything in a step counts: network, guidance, noise, thresholding. The first one is cold and
-    left out where there is another.
+    left out where there is another. None for a sampler that does not tell of its steps.
 
-    Args:
-        solver, denoiser: as images will be drawn with them.
-        image_shape: (C, H, W).
-        num_samples: images to draw.
-        at_once: images of one pass through the network; so many are timed.
-        labels: (num_samples,) int64, or None for an unconditional model.
-        device: of the denoiser.
-
-    Returns:
-        None for a sampler that does not tell of its steps.
+    Images are (C, H, W), `at_once` of them in one pass through the network (so many are timed),
+    `labels` (num_samples,) int64, or None for an unconditional model.
     """
     times = [time.perf_counter()]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ddpm_kedro.diffusion.noise import Stream, uniform
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.ranges import Probability, Settings
 
 
 class Augmentation(ABC):
@@ -16,12 +17,10 @@ class Augmentation(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor, *, seed: int, step: int | Tensor, rows: Tensor) -> Tensor:
-        """The changed images, of the same shape, dtype and device.
+        """The changed images, uint8 (B, C, H, W) on the same device.
 
-        Args:
-            images: uint8 (B, C, H, W).
-            seed, step, rows: of the random numbers, see :func:`ddpm_kedro.diffusion.noise.uniform`;
-                rows (B,) are numbers in the global batch.
+        `seed`, `step`, `rows` are of the random numbers, see
+        :func:`ddpm_kedro.diffusion.noise.uniform`; rows (B,) are numbers in the global batch.
         """
 
 
@@ -32,13 +31,11 @@ class NoAugmentation(Augmentation):
         return images
 
 
-class Flip(Augmentation):
+@dataclass(frozen=True)
+class Flip(Settings, Augmentation):
     """Left and right exchanged with ``probability`` (0..1), each image by itself."""
 
-    def __init__(self, probability: float = 0.5) -> None:
-        if not 0 <= probability <= 1:
-            raise InputError(f"probability={probability}: give a number from 0 to 1")
-        self.probability = float(probability)
+    probability: Probability = 0.5
 
     def __call__(self, images: Tensor, *, seed: int, step: int | Tensor, rows: Tensor) -> Tensor:
         chance = uniform(seed, Stream.FLIP, step, rows, device=images.device)  # (B,)

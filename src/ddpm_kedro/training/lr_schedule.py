@@ -6,12 +6,14 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ddpm_kedro.construction import locate
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.ranges import NotNegative, Part, Probability, Settings
 
 
 class LRSchedule(ABC):
@@ -19,12 +21,7 @@ class LRSchedule(ABC):
 
     @abstractmethod
     def factor(self, images_seen: int, budget_images: int) -> float:
-        """The factor, >= 0, of the step that starts after ``images_seen`` training images.
-
-        Args:
-            images_seen: 0 <= images_seen < budget_images.
-            budget_images: images seen at the end of training.
-        """
+        """The factor, >= 0, of the step after `images_seen` of `budget_images` in a training."""
 
     def settled_images(self, budget_images: int) -> int:
         """Images seen before which a higher budget gives every step the same rate.
@@ -43,30 +40,31 @@ class Constant(LRSchedule):
         return 1.0
 
 
-class LinearWarmup(LRSchedule):
+@dataclass(frozen=True)
+class LinearWarmup(Settings, LRSchedule):
     """factor = min(1, n / w) after n images, w = 1000 ``warmup_kimg``; 1 throughout for w = 0."""
 
-    def __init__(self, warmup_kimg: float) -> None:
-        self.warmup_images = 1000 * _at_least_zero("warmup_kimg", warmup_kimg)
+    warmup_kimg: NotNegative
+
+    @property
+    def warmup_images(self) -> float:
+        """w."""
+        return 1000 * self.warmup_kimg
 
     def factor(self, images_seen: int, budget_images: int) -> float:
         return min(1.0, images_seen / self.warmup_images) if self.warmup_images else 1.0
 
 
+@dataclass(frozen=True)
 class Cosine(LinearWarmup):
     """Linear warm-up to 1, then half a cosine down to ``final_factor`` at the end of the budget.
 
     factor = f + (1 - f) (1 + cos(pi (n - w) / (b - w))) / 2 for n >= w (Loshchilov and Hutter 2017,
-    eq. 5, without restarts).
-
-    Args:
-        warmup_kimg: w / 1000, >= 0.
-        final_factor: f, 0 <= f <= 1.
+    eq. 5, without restarts); f is ``final_factor``, w as in :class:`LinearWarmup`.
     """
 
-    def __init__(self, warmup_kimg: float = 0.0, final_factor: float = 0.0) -> None:
-        super().__init__(warmup_kimg)
-        self.final_factor = _at_most_one("final_factor", final_factor)
+    warmup_kimg: NotNegative = 0.0
+    final_factor: Probability = 0.0
 
     def factor(self, images_seen: int, budget_images: int) -> float:
         if images_seen < self.warmup_images:
@@ -81,27 +79,19 @@ class Cosine(LinearWarmup):
         return 0
 
 
+@dataclass(frozen=True)
 class WarmupStableDecay(LinearWarmup):
     """Linear warm-up to 1, then 1, then a line down to ``final_factor`` at the end of the budget.
 
     factor = 1 - (1 - f) (n - s) / (b - s) for n >= s = (1 - d) b, never above the warm-up's (Hu et
     al. 2024, arXiv 2404.06395; the line: Haegele et al. 2024, arXiv 2405.18392). A training that
-    ended goes on to a higher budget from where its decay began.
-
-    Args:
-        warmup_kimg: >= 0.
-        decay_share: d, 0 < d <= 1.
-        final_factor: f, 0 <= f <= 1.
+    ended goes on to a higher budget from where its decay began. d is ``decay_share``, f
+    ``final_factor``.
     """
 
-    def __init__(
-        self, warmup_kimg: float = 0.0, decay_share: float = 0.2, final_factor: float = 0.0
-    ) -> None:
-        super().__init__(warmup_kimg)
-        if not 0 < decay_share <= 1:
-            raise InputError(f"decay_share={decay_share}: give a number above 0, at most 1")
-        self.decay_share = float(decay_share)
-        self.final_factor = _at_most_one("final_factor", final_factor)
+    warmup_kimg: NotNegative = 0.0
+    decay_share: Part = 0.2
+    final_factor: Probability = 0.0
 
     def factor(self, images_seen: int, budget_images: int) -> float:
         settled = self.settled_images(budget_images)
@@ -131,15 +121,3 @@ def is_torch_scheduler(option: Mapping[str, Any]) -> bool:
             f"lr_schedule: {option['type']} follows a metric; choose one that is a function of time"
         )
     return True
-
-
-def _at_most_one(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise InputError(f"{name}={value}: give a number from 0 to 1")
-    return float(value)
-
-
-def _at_least_zero(name: str, value: float) -> float:
-    if not value >= 0 or math.isinf(value):
-        raise InputError(f"{name}={value}: give a number of at least 0")
-    return float(value)

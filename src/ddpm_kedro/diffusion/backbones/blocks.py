@@ -33,8 +33,7 @@ class ResidualBlock(nn.Module):
         num_heads: heads of the attention that follows, itself residual and scaled; None for none.
         num_groups: of the group normalisations, see :class:`GroupNorm`.
         skip_scale: s, the factor of both residual sums.
-        resample: :func:`halve` or :func:`double`, in front of the first convolution and of the
-            skip.
+        resample: :func:`halve` or :func:`double`, in front of first convolution and skip.
     """
 
     numbers_per_channel: ClassVar[int] = 1

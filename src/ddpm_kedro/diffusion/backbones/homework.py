@@ -25,10 +25,9 @@ class ConvNormReLU(nn.Sequential):
 
 
 class TripleConv(nn.Module):
-    """Three convolutions: the first changes the channels, the other two may be a residual branch.
+    """Three convolutions: the first changes the channels; y = f(h) by the other two of its h.
 
-    Args:
-        residual: y = (h + f(h)) / sqrt(2) instead of y = f(h), which keeps the variance.
+    With `residual` y = (h + f(h)) / sqrt(2), which keeps the variance.
     """
 
     def __init__(self, in_channels: int, out_channels: int, residual: bool = False) -> None:

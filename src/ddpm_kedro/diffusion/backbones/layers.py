@@ -111,12 +111,9 @@ class Dropout(nn.Dropout):
     """Dropout (Srivastava et al. 2014), on a CPU with a mask from 16 random bits for each number.
 
     torch draws 64 bits for each there, one after the other on one core, which takes a twelfth of
-    the DDPM UNet's training step. The probability is rounded to a multiple of 2^-16, and the scale
+    the DDPM UNet's training step. p in [0, 1) is rounded to a multiple of 2^-16, and the scale
     belongs to the rounded one, so that the mean is kept exactly. In a lane it draws from the lane's
     own generator (see :mod:`ddpm_kedro.diffusion.lanes`), else from torch's global one.
-
-    Args:
-        p: probability of setting a number to zero, in [0, 1).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,10 +135,8 @@ class TimeFeatures(nn.Module):
     """Sines and cosines of what a noise schedule tells the network about time.
 
     (sin(t w_1), ..., sin(t w_n), cos(t w_1), ..., cos(t w_n)) with w_k falling geometrically from 1
-    to 1/10000 (Ho et al. 2020, after Vaswani et al. 2017), computed in fp32.
-
-    Args:
-        num_features: 2n, an even number of at least 4.
+    to 1/10000 (Ho et al. 2020, after Vaswani et al. 2017), computed in fp32; `num_features` is 2n,
+    even and at least 4.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -190,13 +185,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Residual self-attention over the pixels of an image: x + proj(attention(norm(x))).
+    """Self-attention over the pixels of an image: skip_scale (x + proj(attention(norm(x)))).
 
-    Args:
-        channels: C of the input (B, C, H, W).
-        num_heads: number of heads, a divisor of C.
-        num_groups, eps: of the group normalisation in front.
-        skip_scale: the sum of input and update is multiplied by it.
+    x is (B, C, H, W), `channels` C, of which `num_heads` is a divisor; `num_groups` and `eps` are
+    of the group normalisation.
     """
 
     def __init__(

@@ -28,11 +28,8 @@ from ddpm_kedro.errors import InputError
 class Backbone(nn.Module):
     """A network for images of any size: pads them, embeds time and class, crops the answer.
 
-    A subclass calls :meth:`add_embedding` and writes :meth:`body`.
-
-    Args:
-        num_classes: number of classes, or None for a network without labels.
-        size_multiple: what the downsamplings divide height and width by.
+    A subclass calls :meth:`add_embedding` and writes :meth:`body`. `num_classes` is None for a
+    network without labels, `size_multiple` what the downsamplings divide height and width by.
     """
 
     def __init__(self, num_classes: int | None, size_multiple: int) -> None:
@@ -55,11 +52,7 @@ class Backbone(nn.Module):
         return self.add_labels(self.time_embedding(t), labels)
 
     def add_labels(self, embedding: Tensor, labels: Tensor | None) -> Tensor:
-        """Add the classes to the time's embedding (B, E).
-
-        Raises:
-            InputError: labels are given to a network without classes.
-        """
+        """Add them to the time's embedding (B, E); InputError for a network without classes."""
         if self.label_embedding is not None:
             return embedding + self.label_embedding(labels, embedding.shape[0])
         if labels is not None:
@@ -184,11 +177,7 @@ class UNet(Backbone):
         return self.block(in_channels, out_channels, self.dropout, **options)
 
     def heads(self, channels: int) -> int:
-        """Heads of an attention of that many channels.
-
-        Raises:
-            InputError: ``channels_per_head`` does not divide them.
-        """
+        """Heads of an attention; InputError where they would not divide `channels` evenly."""
         each = channels if self.channels_per_head is None else self.channels_per_head
         heads = channels // each if isinstance(each, int) and each > 0 else 0
         if heads < 1 or channels % heads:

@@ -34,11 +34,8 @@ def from_diffusers(
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
     """The spec and the backbone's weights of a pipeline laid out like google/ddpm-cifar10-32.
 
-    A conditional network's last class counts as "no class", as in what :func:`to_diffusers` makes.
-
-    Args:
-        pipeline: from :func:`read_folder`.
-        classes: names of a conditional network's classes; numbers where none are given.
+    A conditional network's last class counts as "no class", as in what :func:`to_diffusers` makes;
+    the others are named by `classes`, by their numbers where none are given.
 
     Raises:
         InputError: something in it has no equal among ours.

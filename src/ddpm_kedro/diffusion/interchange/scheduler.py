@@ -128,14 +128,11 @@ def export_scheduler(
 def import_scheduler(
     config: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
-    """Options of the noise schedule, the objective and the sampler.
+    """Options of noise schedule, objective and sampler in a ``scheduler_config.json``.
 
     The sampler is None, and a warning says so, where the scheduler is another solver on a schedule
     that we have. Nothing else is lost: a field is read, or without effect beside the others, or
     refused.
-
-    Args:
-        config: ``scheduler_config.json``.
 
     Raises:
         InputError: we have no such scheduler, or none with such a field.

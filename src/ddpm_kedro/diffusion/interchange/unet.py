@@ -53,14 +53,10 @@ DEFAULTS: Mapping[str, Any] = {
 def export_unet(
     network: nn.Module, height: int, width: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and weights of the ``UNet2DModel`` that equals ``network``.
-
-    Args:
-        network: a :class:`DDPMUNet`.
-        height, width: of the images, multiples of what the network halves them by.
+    """The configuration and weights of the ``UNet2DModel`` that equals a :class:`DDPMUNet`.
 
     Raises:
-        InputError: diffusers has no equal of the network.
+        InputError: diffusers has no equal of the network, or none for images of this size.
     """
     if type(network) is not DDPMUNet:
         raise InputError(
@@ -117,12 +113,7 @@ def import_unet(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The arguments of the :class:`DDPMUNet` that equals a ``UNet2DModel``, and its weights.
 
-    Args:
-        config: the model's ``config.json``.
-        weights: its tensors by diffusers' names, those of before 0.15 too.
-
-    Returns:
-        ``(arguments, state)``: the first holds ``in_channels`` and ``num_classes`` too.
+    `config` is the model's ``config.json``; `weights` may have diffusers' names of before 0.15 too.
 
     Raises:
         InputError: the model differs from :class:`DDPMUNet`, or its weights from its configuration.

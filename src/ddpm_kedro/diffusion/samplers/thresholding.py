@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.ranges import Part, Settings, number
 
 
 class Threshold(ABC):
@@ -24,18 +27,15 @@ class StaticThreshold(Threshold):
         return x0.clamp(-1, 1)
 
 
-class DynamicThreshold(Threshold):
+@dataclass(frozen=True)
+class DynamicThreshold(Settings, Threshold):
     """Clamp a sample to [-s, s] and divide by s, s its p-th quantile of |x_0|, in [1, maximum].
 
     Saharia et al. 2022 (Imagen), section 2.3. p=1, maximum=1 is the static threshold.
     """
 
-    def __init__(self, quantile: float = 0.995, maximum: float | None = None) -> None:
-        if not 0 < quantile <= 1:
-            raise InputError(f"DynamicThreshold: quantile must be in (0, 1], not {quantile}")
-        if maximum is not None and not maximum >= 1:
-            raise InputError(f"DynamicThreshold: maximum must be at least 1, not {maximum}")
-        self.quantile, self.maximum = float(quantile), maximum
+    quantile: Part = 0.995
+    maximum: Annotated[float, number(float, least=1)] | None = None
 
     def __call__(self, x0: Tensor) -> Tensor:
         ordered = x0.abs().flatten(1).sort(dim=1).values  # (B, CHW)

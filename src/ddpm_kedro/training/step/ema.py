@@ -36,7 +36,7 @@ class EMA:
         ]
 
     def betas(self, images_seen: int, batch_size: int) -> list[float]:
-        """The share of each average that stays in the step after ``images_seen`` images."""
+        """What stays of each average in a step of `batch_size` images after `images_seen`."""
         betas = []
         for halflife in self.halflives_images:
             if self.warmup_ratio is not None:
@@ -46,12 +46,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, images_seen: int, batch_size: int) -> None:
-        """Move every average towards the weights.
-
-        Args:
-            images_seen: before the step whose ``batch_size`` images made these weights.
-            batch_size: images of that step.
-        """
+        """Move every average towards the weights; arguments as of :meth:`betas`."""
         averages, weights, shares = [], [], []
         for average, beta in zip(self.averages, self.betas(images_seen, batch_size), strict=True):
             averages += average
