@@ -60,9 +60,8 @@ def _way(sampler: Mapping[str, Any], parameters: SamplingSettings) -> str:
     """Which sampler draws, in how many steps, and who says so."""
     name = sampler["type"].rpartition(".")[2]
     whose = "the model's own sampler" if parameters.sampler is None else "as asked"
-    return f"{name}, {whose}, in {sampler.get('num_steps', 'its own')} steps" + (
-        "" if parameters.num_steps is None else " (sampling.num_steps)"
-    )
+    source = "" if parameters.num_steps is None else " (sampling.num_steps)"
+    return f"{name}, {whose}, in {sampler.get('num_steps', 'its own')} steps{source}"
 
 
 def _class_asked(label: int | str | None, classes: Sequence[str]) -> int | str | None:
