@@ -10,7 +10,7 @@ from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import OmegaConf
 from yaml import MarkedYAMLError, YAMLError
 
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.errors import InputError, one_line
 from ddpm_kedro.framework.composition import choices, compose, overlay, walk
 
 _LOCAL = "local"
@@ -53,7 +53,7 @@ class LayeredConfigLoader(OmegaConfigLoader):
                 if self._is_valid_config_path(path):
                     _check_file(path)
             if isinstance(error, ValueError):  # the same key in two files
-                raise InputError(" ".join(str(error).split())) from error
+                raise InputError(one_line(error)) from error
             raise
 
     def _resolve_from_raw_config(

@@ -15,7 +15,7 @@ from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
 from kedro.runner import AbstractRunner, ParallelRunner, SequentialRunner
 
-from ddpm_kedro.errors import InputError, Stopped
+from ddpm_kedro.errors import InputError, Stopped, one_line
 from ddpm_kedro.framework.run_log import (
     lines_above_bars,
     use_logging_of,
@@ -96,7 +96,7 @@ def mistake_in(error: BaseException | None) -> InputError | None:
         if any(
             isinstance(error, kind) and words in str(error) for kind, words in _KEDROS_OWN.items()
         ):
-            return InputError(" ".join(str(error).split()))
+            return InputError(one_line(error))
         seen.add(id(error))
         error = error.__cause__
     return None

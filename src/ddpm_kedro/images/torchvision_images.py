@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.errors import InputError, one_line
 from ddpm_kedro.images.idx import find_idx, read_idx
 from ddpm_kedro.images.source import ImageSource, Pixels, RawImage, SplitInfo
 from ddpm_kedro.locks import FileLock
@@ -145,7 +145,7 @@ class TorchvisionImages(ImageSource):
         if "download" not in self._parameters:
             raise InputError(
                 f"{self.name} is not below {self.path}, and torchvision cannot download it: "
-                f"{_line(missing)}"
+                f"{one_line(missing)}"
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -160,13 +160,13 @@ class TorchvisionImages(ImageSource):
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"{self.name} is not below {self.path} and cannot be downloaded "
-                f"({_line(error)}): put its files there, or set raw_root to where they are"
+                f"({one_line(error)}): put its files there, or set raw_root to where they are"
             ) from error
 
     def _refuse(self, error: Exception, arguments: Mapping[str, Any]) -> NoReturn:
         if isinstance(error, ValueError) and "for argument split" in str(error):
-            raise _UnknownValue(f"torchvision's {self.name}: {_line(error)}") from error
-        raise InputError(f"torchvision's {self.name}({arguments}): {_line(error)}") from error
+            raise _UnknownValue(f"torchvision's {self.name}: {one_line(error)}") from error
+        raise InputError(f"torchvision's {self.name}({arguments}): {one_line(error)}") from error
 
     @cached_property
     def _overview(self) -> dict[str, tuple[int, str]]:
@@ -239,7 +239,3 @@ def _sample_hash(dataset: Any) -> str:
         pixels, label = _item(dataset, index)
         hasher.update(np.asarray(pixels).tobytes() + str(label).encode())
     return hasher.hexdigest()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
