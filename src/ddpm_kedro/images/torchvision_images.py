@@ -62,19 +62,10 @@ class TorchvisionImages(ImageSource):
 
         found = getattr(torchvision.datasets, self.name, None)
         if not inspect.isclass(found):
-            near = ", ".join(
-                name
-                for name in torchvision.datasets.__all__
-                if name.lower() == str(self.name).lower()
-            )
-            raise InputError(
-                f"torchvision has no dataset {self.name}"
-                + (
-                    f"; did you mean {near}?"
-                    if near
-                    else "; CIFAR10, FashionMNIST and SVHN are some"
-                )
-            )
+            wrong, known = str(self.name).lower(), torchvision.datasets.__all__
+            near = ", ".join(name for name in known if name.lower() == wrong)
+            hint = f"did you mean {near}?" if near else "CIFAR10, FashionMNIST and SVHN are some"
+            raise InputError(f"torchvision has no dataset {self.name}; {hint}")
         return found
 
     @cached_property
@@ -108,7 +99,7 @@ class TorchvisionImages(ImageSource):
         self._open_split = None  # one split at a time: many hold all their pixels in memory
         files = self._idx_files(split)
         if files is not None and not self.arguments and self._chosen(split) is None:
-            dataset: Any = _IDXPairs(*files)
+            dataset: Any = _idx_pairs(*files)
         else:
             dataset = self._construct(split)
         self._open_split = (split, dataset)
@@ -210,22 +201,14 @@ class _UnknownValue(InputError):
     """torchvision does not know this value of ``split``."""
 
 
-class _IDXPairs(Sequence[tuple[np.ndarray, int]]):
+def _idx_pairs(images: Path, labels: Path) -> list[tuple[np.ndarray, np.uint8]]:
     """Images (28, 28) and labels from a pair of IDX files."""
-
-    def __init__(self, images: Path, labels: Path) -> None:
-        self.images, self.labels = read_idx(images), read_idx(labels)
-        if len(self.images) != len(self.labels):
-            raise InputError(
-                f"{images.name} holds {len(self.images)} images and {labels.name} "
-                f"{len(self.labels)} labels"
-            )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.images[index], int(self.labels[index])
+    scans, digits = read_idx(images), read_idx(labels)
+    if len(scans) != len(digits):
+        raise InputError(
+            f"{images.name} holds {len(scans)} images and {labels.name} {len(digits)} labels"
+        )
+    return list(zip(scans, digits, strict=True))
 
 
 def _item(dataset: Any, index: int) -> tuple[Pixels, int | None]:
