@@ -22,15 +22,12 @@ _RENAME_EXCHANGE = 2
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a stage wrote and where: a node returns it instead of the (large) thing itself.
-
-    Args:
-        path: the finished file or folder.
-        facts: small JSON-serialisable facts about it (counts, hashes, steps).
-    """
+    """What a stage wrote and where: a node returns it instead of the (large) thing itself."""
 
     path: Path
+    """The finished file or folder."""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    """Small, JSON-serialisable: counts, hashes, steps."""
 
 
 def fsync(path: str | os.PathLike[str]) -> None:
@@ -44,11 +41,8 @@ def fsync(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file for writing that appears under `path` only when the block ends well.
-
-    Args:
-        path: where the finished file goes; its folder is made if it is missing.
-        mode: ``"wb"`` or ``"w"`` (UTF-8), or ``"w+b"`` for a file that is also read.
+    """Open a file for writing that appears under `path` only when the block ends well; `mode` is
+    ``"wb"`` or ``"w"`` (UTF-8). The folder is made if it is missing.
 
     Raises:
         OSError: the disk is full or the folder is not writable; an older file stays as it was.

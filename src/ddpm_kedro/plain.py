@@ -31,12 +31,8 @@ def plain(
     """A copy of `value` in the types of JSON.
 
     Mappings and sequences keep their order, NumPy's and torch's scalars and arrays become Python's
-    numbers and lists, paths become text.
-
-    Args:
-        real: what becomes of each float.
-        other: what becomes of a value of any other kind; None refuses it.
-        key: the dotted key under which `value` stands, for the refusal.
+    numbers and lists, paths become text, each float what `real` makes of it, and a value of any
+    other kind what `other` does. Where that is None it is refused by its dotted key, below `key`.
 
     Raises:
         InputError: `other` is None and a value has no such form.
