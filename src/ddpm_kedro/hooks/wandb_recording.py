@@ -35,7 +35,6 @@ class Recording:
     server is looked for meanwhile.
 
     Args:
-        settings: wandb.yml.
         mode: what the user asked for; None is online where there is a key, else offline.
         folder: where W&B's files go, below it in ``wandb/``.
         config: the run's configuration, free of paths.
@@ -51,10 +50,8 @@ class Recording:
         config: Mapping[str, Any],
         wait_for_fingerprint: bool = False,
     ) -> None:
-        self._settings = settings
-        self._mode = mode
-        self._folder = folder
-        self._config = dict(config)
+        self._settings, self._mode = settings, mode
+        self._folder, self._config = folder, dict(config)
         self._facts: dict[str, Any] = {}
         self._begun = threading.Event()
         self._actions: queue.SimpleQueue[_Action | None] = queue.SimpleQueue()
@@ -79,15 +76,9 @@ class Recording:
 
     def preview(self, path: Path, record: Mapping[str, Any]) -> None:
         """Log a picture of samples beside the record that it belongs to."""
-
-        def log(run: Any) -> None:
-            import wandb
-
-            place = {key: record[key] for key in ("step", service.X_AXIS) if key in record}
-            run.log({"samples": wandb.Image(str(path)), **place})
-
+        place = {key: record[key] for key in ("step", service.X_AXIS) if key in record}
         self._begun.set()
-        self._actions.put(log)
+        self.image("samples", str(path), place)
 
     def note(self, key: str, value: Any) -> None:
         """Add what training says of itself, below ``facts``; ``fingerprint`` is the group too."""
@@ -104,13 +95,15 @@ class Recording:
         if key == "fingerprint":
             self._begun.set()
 
-    def image(self, name: str, picture: Image.Image) -> None:
-        """Log a picture under ``name``."""
+    def image(
+        self, name: str, picture: Image.Image | str, place: Mapping[str, Any] | None = None
+    ) -> None:
+        """Log a picture, or the file of one, under `name`, at a `place` on the axes."""
 
         def log(run: Any) -> None:
             import wandb
 
-            run.log({name: wandb.Image(picture)})
+            run.log({name: wandb.Image(picture), **(place or {})})
 
         self._actions.put(log)
 
@@ -140,7 +133,7 @@ class Recording:
         self._actions.put(log)
 
     def text_file(self, name: str, file_name: str, kind: str, text: str) -> None:
-        """Log ``text`` as the only file of an artifact."""
+        """Log `text` as the only file of an artifact."""
 
         def log(run: Any) -> None:
             import wandb
