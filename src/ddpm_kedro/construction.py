@@ -72,10 +72,8 @@ def check(
     """Bind an option's arguments against the signature of its type without calling it.
 
     `args` and `extra` stand for what :func:`build` will add; their values are not looked at. A
-    class names the arguments that may be infinite in its attribute ``takes_inf``.
-
-    Returns:
-        the type, found, and its arguments.
+    class names the arguments that may be infinite in its attribute ``takes_inf``. Returned are the
+    type, found, and its arguments.
 
     Raises:
         InputError: no ``type``, an unknown or missing argument, or a number that is not finite.

@@ -77,13 +77,10 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def publish(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Make the finished file `source` appear under `target` in one rename.
+    """Make the finished file `source` appear under `target` in one rename, or raise OSError.
 
     A hard link where the file system has one (no bytes are copied), else a copy. The two names then
     stand for the same bytes, so a published file is replaced, never written into.
-
-    Raises:
-        OSError: `source` is missing, or the target's folder is not writable.
     """
     source, target = Path(source), Path(target)
     if target.exists() and os.path.samefile(source, target):

@@ -64,13 +64,9 @@ def plain(
 
 
 def canonical(value: Any) -> Any:
-    """`value` in one spelling: whole floats are integers, infinities and NaN their names.
-
-    YAML's ``1`` and ``1.0`` mean the same rate.
-
-    Raises:
-        InputError: it holds something else than text, numbers, booleans, paths, lists and mappings.
-    """
+    """`value` in one spelling: whole floats are integers (YAML's ``1`` and ``1.0`` mean the same
+    rate), infinities and NaN their names. InputError where it holds something else than text,
+    numbers, booleans, paths, lists and mappings."""
     return plain(value, real=_whole_as_int, other=None)
 
 

@@ -147,11 +147,8 @@ def overlay(
 
 
 def _entry(tree: Mapping[str, Any], line: str, name: str) -> Any:
-    """What a line that follows the choice `name` becomes: an entry of its table, or a part of it.
-
-    Raises:
-        InputError: there is no such entry, or it lacks the part.
-    """
+    """What a line that follows the choice `name` becomes: an entry of its table, or a part of it;
+    InputError where there is no such entry, or it lacks the part."""
     match = _CHOICE.match(line)
     table, chosen, where = tree.get(match["table"]), tree.get(name), name
     if (above := _chosen_by(chosen)) is not None:  # it is itself a part of another choice
@@ -166,9 +163,8 @@ def _entry(tree: Mapping[str, Any], line: str, name: str) -> Any:
     if match["field"] is None:
         return entry
     if not isinstance(entry, Mapping) or match["field"] not in entry:
-        raise InputError(
-            f"{match['table']}.{chosen}: names no {match['field']}, which it has to choose too"
-        )
+        part = match["field"]
+        raise InputError(f"{match['table']}.{chosen}: names no {part}, which it has to choose too")
     return entry[match["field"]]
 
 
@@ -181,11 +177,11 @@ def choices(wrong: str, known: list[str]) -> str:
 
 def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every entry of nested tables and lists, with its dotted path."""
+    entries: Iterable[tuple[str, Any]] = ()
     if isinstance(tree, Mapping):
-        entries = [(f"{path}.{key}" if path else str(key), value) for key, value in tree.items()]
-    else:
-        items = tree if isinstance(tree, list) else []
-        entries = [(f"{path}[{number}]", value) for number, value in enumerate(items)]
+        entries = ((f"{path}.{key}" if path else str(key), value) for key, value in tree.items())
+    elif isinstance(tree, list):
+        entries = ((f"{path}[{number}]", value) for number, value in enumerate(tree))
     for here, value in entries:
         yield here, value
         yield from walk(value, here)

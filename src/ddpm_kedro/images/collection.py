@@ -37,7 +37,7 @@ class FileCollection(ABC):
     def __init__(self, path: Path) -> None:
         self.path = path
         members = [PurePosixPath(name) for name in self._names()]
-        members = [member for member in members if not _is_hidden(member)]
+        members = [m for m in members if not any(map(_is_hidden, m.parts))]
         self.members = sorted(m for m in members if m.suffix.lower() in IMAGE_SUFFIXES)
         self.num_ignored = len(members) - len(self.members)
 
@@ -125,8 +125,8 @@ def open_collection(path: Path) -> FileCollection:
     raise InputError(f"image_path={path} is neither a folder nor a zip or tar archive of images")
 
 
-def _is_hidden(member: PurePosixPath) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in member.parts)
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") or part == "__MACOSX"
 
 
 def _refuse(error: Exception) -> NoReturn:

@@ -30,11 +30,8 @@ class ImageFolder(ImageSource):
 
     Subfolders named ``train`` and ``test`` (or ``val``, where there is no ``test``) and nothing
     else beside them are splits. Two or more other subfolders are classes, if every image lies in
-    one. Anything else is a set of images without labels.
-
-    Args:
-        path: the folder or archive.
-        class_folders: True insists on classes, False sees none, None looks.
+    one. Anything else is a set of images without labels. With `class_folders` True classes are
+    insisted on, with False none are seen.
     """
 
     def __init__(

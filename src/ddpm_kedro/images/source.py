@@ -48,11 +48,8 @@ class ImageSource(ABC):
 
     @abstractmethod
     def splits(self) -> Mapping[str, SplitInfo]:
-        """``"train"``, and ``"test"`` where the source has a split of its own for it.
-
-        Raises:
-            InputError: nothing is there, or it is not what this source reads.
-        """
+        """``"train"``, and ``"test"`` where the source has a split of its own for it; InputError
+        where nothing is there, or it is not what this source reads."""
 
     @property
     @abstractmethod

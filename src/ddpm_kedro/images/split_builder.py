@@ -79,11 +79,7 @@ class SplitBuilder:
         return tuple([round(value, 4) for value in each.tolist()] for each in (mean, deviation))
 
     def finish(self, path: Path, classes: Sequence[str]) -> dict[str, Any]:
-        """Complete the file and say what is in it.
-
-        Raises:
-            InputError: some images have a label and some have none.
-        """
+        """Complete the file and say what is in it; InputError where only some have a label."""
         labels = np.array(self._labels, dtype=np.int64)
         labelled = self.largest_label != _NO_LABEL
         if labelled and self._first_without_label is not None:
