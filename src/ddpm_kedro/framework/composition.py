@@ -17,13 +17,12 @@ from ddpm_kedro.errors import InputError
 _CHOICE = re.compile(r"^\$\{(?P<table>\w+)\.\$\{(?P<name>\w+)\}(\.(?P<field>\w+))?\}$")
 
 
+Tree = Mapping[str, Any]
 # Tables that would hide an interpolation, each with its path and the line that it lies over
-Waiting = list[tuple[tuple[str, ...], str, Mapping[str, Any]]]
+Waiting = list[tuple[tuple[str, ...], str, Tree]]
 
 
-def compose(
-    layers: Iterable[Mapping[str, Any]], users: Iterable[Mapping[str, Any]] = ()
-) -> dict[str, Any]:
+def compose(layers: Iterable[Tree], users: Iterable[Tree] = ()) -> dict[str, Any]:
     """Merge layers of parameters, later over earlier, and resolve what they interpolate.
 
     A table laid over an interpolation (`training.optimizer.lr=0.1` over `training.optimizer:
@@ -77,7 +76,7 @@ def compose(
     return resolved
 
 
-def _parts(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, str]:
+def _parts(base: Tree, layer: Tree) -> dict[str, str]:
     """The lines of base that choices named in a layer fill, such as the parts of a formulation."""
     return {key: line for key, line in base.items() if _chosen_by(line) in layer}
 
@@ -88,12 +87,7 @@ def _chosen_by(line: Any) -> str | None:
     return match["name"] if match else None
 
 
-def _sampler_told(
-    tree: Mapping[str, Any],
-    asked: list[dict[str, Any]],
-    layers: list[Mapping[str, Any]],
-    users: list[Mapping[str, Any]],
-) -> Any:
+def _sampler_told(tree: Tree, asked: list[Tree], layers: list[Tree], users: list[Tree]) -> Any:
     """The option that sampling is told to draw with, or None for the model file's own sampler.
 
     The last layer that speaks wins: it names `sampling.sampler` (in short, or as an option;
@@ -121,16 +115,13 @@ def _sampler_told(
     return told
 
 
-def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _section(tree: Tree, name: str) -> Tree:
     section = tree.get(name)
     return section if isinstance(section, Mapping) else {}
 
 
 def overlay(
-    under: Mapping[str, Any],
-    over: Mapping[str, Any],
-    waiting: Waiting,
-    path: tuple[str, ...] = (),
+    under: Tree, over: Tree, waiting: Waiting, path: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """`over` laid key by key over `under`, both left as they are; `waiting` is added to."""
     merged = dict(under)
@@ -146,7 +137,7 @@ def overlay(
     return merged
 
 
-def _entry(tree: Mapping[str, Any], line: str, name: str) -> Any:
+def _entry(tree: Tree, line: str, name: str) -> Any:
     """What a line that follows the choice `name` becomes: an entry of its table, or a part of it;
     InputError where there is no such entry, or it lacks the part."""
     match = _CHOICE.match(line)

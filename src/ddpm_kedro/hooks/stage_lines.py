@@ -60,8 +60,7 @@ class StageLines:
         self._saved_at.pop(node, None)
         seconds = ended_at - self._started_at.pop(node)
         took = f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
-        paths = [shown_path(self._catalog, name) for name in node.outputs]
-        where = ", ".join(path for path in paths if path)
+        where = ", ".join(filter(None, (shown_path(self._catalog, name) for name in node.outputs)))
         logger.info("%s: %s%s", node.name, took, f" -> {where}" if where else "")
 
 

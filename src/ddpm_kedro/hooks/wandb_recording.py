@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_Action = Callable[[Any], None]  # what to do with W&B's run
+_Action = Callable[[Any, Any], None]  # what to do with W&B's run and module
 
 _GRACE_SECONDS = 10  # W&B does not always keep its own time limit
 
@@ -72,7 +72,7 @@ class Recording:
         """Log one record of training; what is None (was not finite) is left out."""
         row = {key: value for key, value in record.items() if value is not None}
         self._begun.set()
-        self._actions.put(lambda run: run.log(row))
+        self._actions.put(lambda run, _: run.log(row))
 
     def preview(self, path: Path, record: Mapping[str, Any]) -> None:
         """Log a picture of samples beside the record that it belongs to."""
@@ -89,7 +89,7 @@ class Recording:
             self._facts |= fact
             fact = {"facts": dict(self._facts)}
         if self._begun.is_set():
-            self._actions.put(lambda run: run.config.update(fact, allow_val_change=True))
+            self._actions.put(lambda run, _: run.config.update(fact, allow_val_change=True))
         else:
             self._config.update(fact)
         if key == "fingerprint":
@@ -99,31 +99,19 @@ class Recording:
         self, name: str, picture: Image.Image | str, place: Mapping[str, Any] | None = None
     ) -> None:
         """Log a picture, or the file of one, under `name`, at a `place` on the axes."""
-
-        def log(run: Any) -> None:
-            import wandb
-
-            run.log({name: wandb.Image(picture), **(place or {})})
-
-        self._actions.put(log)
+        place = place or {}
+        self._actions.put(lambda run, wandb: run.log({name: wandb.Image(picture), **place}))
 
     def file(
-        self,
-        name: str,
-        path: Path,
-        kind: str,
-        aliases: Sequence[str] = (),
-        facts: Mapping[str, Any] | None = None,
+        self, name: str, path: Path, kind: str, aliases: Sequence[str], facts: Mapping[str, Any]
     ) -> None:
         """Log a file or folder as an artifact of type `kind`, which W&B copies: the original may be
         replaced. The fingerprint is added to `name`, so that versions are of one training; no
         `aliases` is ``latest``; `facts` hold no paths."""
 
-        def log(run: Any) -> None:
-            import wandb
-
+        def log(run: Any, wandb: Any) -> None:
             full_name = f"{name}-{self.fingerprint}" if self.fingerprint else name
-            artifact = wandb.Artifact(full_name, type=kind, metadata=dict(facts or {}))
+            artifact = wandb.Artifact(full_name, type=kind, metadata=dict(facts))
             if path.is_dir():
                 artifact.add_dir(str(path))
             else:
@@ -135,9 +123,7 @@ class Recording:
     def text_file(self, name: str, file_name: str, kind: str, text: str) -> None:
         """Log `text` as the only file of an artifact."""
 
-        def log(run: Any) -> None:
-            import wandb
-
+        def log(run: Any, wandb: Any) -> None:
             artifact = wandb.Artifact(name, type=kind)
             with artifact.new_file(file_name) as file:
                 file.write(text)
@@ -147,7 +133,7 @@ class Recording:
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set values that runs are compared by."""
-        self._actions.put(lambda run: run.summary.update(dict(values)))
+        self._actions.put(lambda run, _: run.summary.update(dict(values)))
 
     def finish(self, exit_code: int) -> None:
         """End the run, as finished where the `exit_code` of the whole command is 0, else as failed;
@@ -171,6 +157,8 @@ class Recording:
         """The thread: find the server, begin when told, do what is asked in order, end."""
         run = None
         try:
+            import wandb
+
             if not self._has_failed:
                 connection = service.connect(self._settings, self._mode)
                 self._begun.wait()
@@ -183,7 +171,7 @@ class Recording:
             if self._has_failed:
                 continue
             try:
-                action(run)
+                action(run, wandb)
             except Exception as error:
                 self._warn(error)
         if run is None:

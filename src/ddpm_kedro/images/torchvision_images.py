@@ -81,9 +81,6 @@ class TorchvisionImages(ImageSource):
                 break
         return names
 
-    def _chosen(self, split: str) -> dict[str, Any] | None:
-        return self.train if split == "train" else self.test
-
     def _idx_files(self, split: str) -> tuple[Path, Path] | None:
         from torchvision.datasets import MNIST
 
@@ -98,7 +95,7 @@ class TorchvisionImages(ImageSource):
             return self._open_split[1]
         self._open_split = None  # one split at a time: many hold all their pixels in memory
         files = self._idx_files(split)
-        if files is not None and not self.arguments and self._chosen(split) is None:
+        if files is not None and not self.arguments and getattr(self, split) is None:
             dataset: Any = _idx_pairs(*files)
         else:
             dataset = self._construct(split)
@@ -106,7 +103,7 @@ class TorchvisionImages(ImageSource):
         return dataset
 
     def _construct(self, split: str) -> Any:
-        chosen = self._chosen(split)
+        chosen = getattr(self, split)
         if chosen is not None:
             return self._call(dict(chosen))
         if "train" in self._parameters:
