@@ -15,12 +15,10 @@ Option = Mapping[str, Any]
 
 
 def locate(path: str, trusted: Sequence[str] | None = None) -> Callable[..., Any]:
-    """Import what a dotted path names.
+    """Import the class or function that a dotted path names, as ``torch.optim.SGD`` does.
 
-    Args:
-        path: a module path and the name of a class or function in it, as in ``torch.optim.SGD``.
-        trusted: the prefixes that may be named, each a package or module such as ``ddpm_kedro``;
-            None trusts every path (YAML on the user's own disk), as a model file never is.
+    `trusted` are the prefixes that may be named, each a package or module such as ``ddpm_kedro``;
+    None trusts every path (YAML on the user's own disk), as a model file never is.
 
     Raises:
         InputError: the path is not trusted, cannot be imported, or names nothing callable.

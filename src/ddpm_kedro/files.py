@@ -42,11 +42,8 @@ def fsync(path: str | os.PathLike[str]) -> None:
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file for writing that appears under `path` only when the block ends well; `mode` is
-    ``"wb"`` or ``"w"`` (UTF-8). The folder is made if it is missing.
-
-    Raises:
-        OSError: the disk is full or the folder is not writable; an older file stays as it was.
-    """
+    ``"wb"`` or ``"w"`` (UTF-8). The folder is made if it is missing. An older file stays as it was
+    at an OSError, where the disk is full or the folder is not writable."""
     encoding = None if "b" in mode else "utf-8"
     with _aside(Path(path)) as aside:
         handle = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask's bits
@@ -62,10 +59,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     What stood there before changes places with it in one system call on Linux. Where that call is
     missing two renames follow each other, and between them a reader finds nothing. The files in it
-    are the caller's to bring to the disk. Only one process at a time may write to a `path`.
-
-    Raises:
-        OSError: the disk is full or the folder is not writable; an older folder stays.
+    are the caller's to bring to the disk. Only one process at a time may write to a `path`. At an
+    OSError, where the disk is full or the folder is not writable, an older folder stays.
     """
     path = Path(path)
     for left in path.parent.glob(f"{_ASIDE}{'?' * 32}-{glob.escape(path.name)}"):  # by a kill

@@ -25,11 +25,9 @@ class LayeredConfigLoader(OmegaConfigLoader):
     every preset. Parameters merge key by key; any other file replaces whole top-level entries, as
     in plain Kedro, unless `merge_strategy` says `soft` for it.
 
-    In the catalog `${parameters:key.subkey}` is the composed value of that parameter.
-
-    Raises:
-        InputError: the environment has no folder, a file is not key: value lines, or a choice
-            names no entry of its table.
+    In the catalog `${parameters:key.subkey}` is the composed value of that parameter. InputError
+    where the environment has no folder, a file is not key: value lines, or a choice names no entry
+    of its table.
     """
 
     def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:

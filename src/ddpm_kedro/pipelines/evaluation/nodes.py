@@ -30,12 +30,9 @@ def evaluate_samples(
     model: Model,
     parameters: EvaluationSettings,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Judge samples and model; InputError where these and the images do not belong together.
-
-    Returns:
-        metrics: flat numbers, see :mod:`ddpm_kedro.evaluation.metric_names`; diagnostics: plain
-        data for the report, what the model is included, and what was judged.
-    """
+    """Metrics, flat numbers, see :mod:`ddpm_kedro.evaluation.metric_names`, and diagnostics, plain
+    data for the report, what the model is included, and what was judged. InputError where samples,
+    model and training images do not belong together."""
     check_samples(samples_card, samples, model, train_images)
     metrics, diagnostics = evaluate(samples, train_images, test_images, model.denoiser, parameters)
     # An infinite argument becomes its name: the file is JSON, which has no infinity.
