@@ -244,8 +244,8 @@ REFUSED = [
     ({"samplers": {"ddim": {"type": "torch.nn.Identity"}}}, "torch.nn.Identity is not a Sampler"),
     ({"objectives": {"v": {"type": "torch.nn.Identity"}}}, "torch.nn.Identity is not a Objective"),
     (
-        {"backbones": {"compact": {"type": "gaussians.PixelNetwork"}}},
-        "training.backbone: gaussians.PixelNetwork is named in the model file, which is read back",
+        {"backbones": {"compact": {"type": "tiny_training.TinyNetwork"}}},
+        "training.backbone: tiny_training.TinyNetwork is named in the model file, which is read back",
     ),
     (
         {"training": {"conditional": True, "label_dropout": 0}, "sampling": {"guidance": 2.0}},

@@ -14,8 +14,7 @@ def main(*args: Any, **kwargs: Any) -> Any:
     """Run the project's pipelines; options are those of ``kedro run``."""
     package_name = Path(__file__).parent.name
     configure_project(package_name)
-    interactive = hasattr(sys, "ps1")
-    kwargs["standalone_mode"] = not interactive
+    kwargs["standalone_mode"] = not hasattr(sys, "ps1")  # an interactive session lives on
     return find_run_command(package_name)(*args, **kwargs)
 
 

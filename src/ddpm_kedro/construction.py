@@ -15,12 +15,10 @@ Option = Mapping[str, Any]
 
 
 def locate(path: str, trusted: Sequence[str] | None = None) -> Callable[..., Any]:
-    """Import what a dotted path names.
+    """Import the class or function that a dotted path names, as ``torch.optim.SGD`` does.
 
-    Args:
-        path: a module path and the name of a class or function in it, as in ``torch.optim.SGD``.
-        trusted: the prefixes that may be named, each a package or module such as ``ddpm_kedro``;
-            None trusts every path (YAML on the user's own disk), as a model file never is.
+    `trusted` are the prefixes that may be named, each a package or module such as ``ddpm_kedro``;
+    None trusts every path (YAML on the user's own disk), as a model file never is.
 
     Raises:
         InputError: the path is not trusted, cannot be imported, or names nothing callable.
@@ -28,9 +26,9 @@ def locate(path: str, trusted: Sequence[str] | None = None) -> Callable[..., Any
     module_name, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
     if not module_name:
         raise InputError(f"type={path!r}: give a dotted path such as torch.optim.SGD")
-    if trusted is not None and not any(
-        path.startswith(prefix.rstrip(".") + ".") for prefix in trusted
-    ):
+    # Ends with dots, so that a name is no prefix of strangers' names
+    roots = None if trusted is None else tuple(prefix.rstrip(".") + "." for prefix in trusted)
+    if roots is not None and not f"{module_name}.".startswith(roots):
         raise InputError(
             f"type={path}: not among the trusted modules {', '.join(trusted)}; "
             "if you trust the file, add its module to trusted_modules"
@@ -44,9 +42,7 @@ def locate(path: str, trusted: Sequence[str] | None = None) -> Callable[..., Any
     if not callable(found):
         raise InputError(f"type={path}: names a {type(found).__name__}, not a class or a function")
     # A trusted module's imports are not its own: `ddpm_kedro.files.os.system` must not pass.
-    if trusted is not None and not f"{getattr(found, '__module__', '')}.".startswith(
-        tuple(prefix.rstrip(".") + "." for prefix in trusted)
-    ):
+    if roots is not None and not f"{getattr(found, '__module__', '')}.".startswith(roots):
         raise InputError(f"type={path}: defined outside the trusted modules {', '.join(trusted)}")
     return found
 
@@ -68,16 +64,22 @@ def long_form(value: Any) -> Any:
     return [long_form(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def check(option: Option, *args: Any, trusted: Sequence[str] | None = None, **extra: Any) -> None:
+def check(
+    option: Option, *args: Any, trusted: Sequence[str] | None = None, **extra: Any
+) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Bind an option's arguments against the signature of its type without calling it.
 
-    ``args`` and ``extra`` stand for what :func:`build` will add; their values are not looked at.
-    A class names the arguments that may be infinite in its attribute ``takes_inf``.
+    `args` and `extra` stand for what :func:`build` will add; their values are not looked at. A
+    class names the arguments that may be infinite in its attribute ``takes_inf``. Returned are the
+    type, found, and its arguments.
 
     Raises:
         InputError: no ``type``, an unknown or missing argument, or a number that is not finite.
     """
-    target, arguments = _split(option, trusted)
+    if not isinstance(option, Mapping) or "type" not in option:
+        raise InputError(f"{option!r}: an option needs a type, as in {{type: torch.optim.SGD}}")
+    target = locate(option["type"], trusted)
+    arguments = {str(key): value for key, value in option.items() if key != "type"}
     for key, value in arguments.items():
         if isinstance(value, Mapping) and "type" in value:
             check(value, trusted=trusted)
@@ -87,7 +89,7 @@ def check(option: Option, *args: Any, trusted: Sequence[str] | None = None, **ex
     try:
         signature = inspect.signature(target)
     except (TypeError, ValueError):  # some C types have none: then calling is the only check
-        return
+        return target, arguments
     for key, value in arguments.items():
         wanted = signature.parameters.get(key)
         if isinstance(value, str) and wanted is not None and _is_number(wanted):
@@ -103,22 +105,19 @@ def check(option: Option, *args: Any, trusted: Sequence[str] | None = None, **ex
         raise InputError(
             f"{option['type']}: {error}; its arguments are {', '.join(known) or 'none'}"
         ) from error
+    return target, arguments
 
 
 def build(option: Option, *args: Any, trusted: Sequence[str] | None = None, **extra: Any) -> Any:
     """Make the object that an option describes; options nested in its arguments are made first.
 
-    Args:
-        option: ``{"type": dotted path, **arguments}``.
-        args: positional arguments put in front, such as an optimizer's parameters.
-        trusted: see :func:`locate`.
-        extra: further keyword arguments.
+    `args`, such as an optimizer's parameters, are put in front of its own arguments, `extra` are
+    keywords beside them; `trusted` is as in :func:`locate`.
 
     Raises:
         InputError: as :func:`check`, or the type refused its arguments (its own message is kept).
     """
-    check(option, *args, trusted=trusted, **extra)
-    target, arguments = _split(option, trusted)
+    target, arguments = check(option, *args, trusted=trusted, **extra)
     for key, value in arguments.items():
         if isinstance(value, Mapping) and "type" in value:
             arguments[key] = build(value, trusted=trusted)
@@ -136,12 +135,3 @@ def _is_number(parameter: inspect.Parameter) -> bool:
     by_default = by_default and not isinstance(parameter.default, bool)
     numbers = (int, float, "int", "float", "NotNegative")  # the last of a required option's field
     return by_default or parameter.annotation in numbers
-
-
-def _split(
-    option: Option, trusted: Sequence[str] | None
-) -> tuple[Callable[..., Any], dict[str, Any]]:
-    if not isinstance(option, Mapping) or "type" not in option:
-        raise InputError(f"{option!r}: an option needs a type, as in {{type: torch.optim.SGD}}")
-    arguments = {str(key): value for key, value in option.items() if key != "type"}
-    return locate(option["type"], trusted), arguments

@@ -14,6 +14,11 @@ class InputError(ValueError):
     """
 
 
+def one_line(error: BaseException | str) -> str:
+    """What an error says, in one line; its name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class Stopped(Exception):
     """Training was asked to stop, saved its state and ended.
 

@@ -22,15 +22,12 @@ _RENAME_EXCHANGE = 2
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a stage wrote and where: a node returns it instead of the (large) thing itself.
-
-    Args:
-        path: the finished file or folder.
-        facts: small JSON-serialisable facts about it (counts, hashes, steps).
-    """
+    """What a stage wrote and where: a node returns it instead of the (large) thing itself."""
 
     path: Path
+    """The finished file or folder."""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    """Small, JSON-serialisable: counts, hashes, steps."""
 
 
 def fsync(path: str | os.PathLike[str]) -> None:
@@ -44,15 +41,9 @@ def fsync(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file for writing that appears under `path` only when the block ends well.
-
-    Args:
-        path: where the finished file goes; its folder is made if it is missing.
-        mode: ``"wb"`` or ``"w"`` (UTF-8), or ``"w+b"`` for a file that is also read.
-
-    Raises:
-        OSError: the disk is full or the folder is not writable; an older file stays as it was.
-    """
+    """Open a file for writing that appears under `path` only when the block ends well; `mode` is
+    ``"wb"`` or ``"w"`` (UTF-8). The folder is made if it is missing. An older file stays as it was
+    at an OSError, where the disk is full or the folder is not writable."""
     encoding = None if "b" in mode else "utf-8"
     with _aside(Path(path)) as aside:
         handle = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask's bits
@@ -68,10 +59,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     What stood there before changes places with it in one system call on Linux. Where that call is
     missing two renames follow each other, and between them a reader finds nothing. The files in it
-    are the caller's to bring to the disk. Only one process at a time may write to a `path`.
-
-    Raises:
-        OSError: the disk is full or the folder is not writable; an older folder stays.
+    are the caller's to bring to the disk. Only one process at a time may write to a `path`. At an
+    OSError, where the disk is full or the folder is not writable, an older folder stays.
     """
     path = Path(path)
     for left in path.parent.glob(f"{_ASIDE}{'?' * 32}-{glob.escape(path.name)}"):  # by a kill
@@ -83,13 +72,10 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def publish(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Make the finished file `source` appear under `target` in one rename.
+    """Make the finished file `source` appear under `target` in one rename, or raise OSError.
 
     A hard link where the file system has one (no bytes are copied), else a copy. The two names then
     stand for the same bytes, so a published file is replaced, never written into.
-
-    Raises:
-        OSError: `source` is missing, or the target's folder is not writable.
     """
     source, target = Path(source), Path(target)
     if target.exists() and os.path.samefile(source, target):

@@ -14,7 +14,8 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD, _MMAP_MAX = 32 << 20, 64 << 20, 65536
 _NEVER = 2**31 - 1
 
 _process = ctypes.CDLL(None) if sys.platform == "linux" else None
-_has_glibc = hasattr(_process, "gnu_get_libc_version")  # whose calls no other C library promises
+# Its calls, which no other C library promises
+_glibc = _process if hasattr(_process, "gnu_get_libc_version") else None
 _lock = threading.Lock()
 _holders = 0
 
@@ -40,12 +41,12 @@ def kept_heap() -> Iterator[None]:
             _holders -= 1
             if _holders == 0:
                 _set(mmap_max=_MMAP_MAX, trim_threshold=_TRIM_THRESHOLD)
-                if _process is not None and _has_glibc:
-                    _process.malloc_trim(0)
+                if _glibc is not None:
+                    _glibc.malloc_trim(0)
 
 
 def _set(mmap_max: int, trim_threshold: int) -> None:
-    if _process is not None and _has_glibc:
-        _process.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
-        _process.mallopt(_M_MMAP_MAX, mmap_max)
-        _process.mallopt(_M_TRIM_THRESHOLD, trim_threshold)
+    if _glibc is not None:
+        _glibc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+        _glibc.mallopt(_M_MMAP_MAX, mmap_max)
+        _glibc.mallopt(_M_TRIM_THRESHOLD, trim_threshold)

@@ -23,21 +23,20 @@ _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 class FileLock:
     """An exclusive lock, which the kernel drops when its holder dies, however it dies.
 
-    The file's content (process, host, since when) only serves the messages; whether the lock is
-    held is the kernel's knowledge, so a file left by a killed run blocks nobody.
-
-    Args:
-        path: the lock file; it is made where missing and stays.
-        work: what the holder does, for the line that says that this process waits for it; None
-            refuses at once.
+    The file at `path`, made where missing, stays; its content (process, host, since when) only
+    serves the messages. Whether the lock is held is the kernel's knowledge, so a file left by a
+    killed run blocks nobody. `work` is what the holder does, for the line that says that this
+    process waits for it; None refuses at once.
 
     Raises:
         InputError: another run holds it and `work` is None, or the file system cannot lock.
         OSError: the folder is missing or not writable.
     """
 
+    _handle: int | None = None
+
     def __init__(self, path: Path, *, work: str | None = None) -> None:
-        self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _take(path, self._handle, work)
             with contextlib.suppress(OSError):  # a full disk keeps nobody from reading
@@ -60,9 +59,7 @@ class FileLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_handle"):
-            self.release()
+    __del__ = release
 
 
 def _take(path: Path, handle: int, work: str | None) -> None:
@@ -96,7 +93,7 @@ def _holder(handle: int) -> str:
     except (ValueError, KeyError, TypeError):
         return "another run (which has not yet said who it is)"
     this = _this_process()
-    is_this = all(facts[name] == this[name] for name in ("pid", "host"))
+    is_this = (facts["pid"], facts["host"]) == (this["pid"], this["host"])
     return f"this very process ({who})" if is_this else who
 
 

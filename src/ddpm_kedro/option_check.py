@@ -28,11 +28,8 @@ from ddpm_kedro.training.settings import TrainingSettings
 def check_options(parameters: Parameters) -> tuple[NoiseSchedule, Sampler]:
     """Build the chosen options once, and bind the arguments of those that are dear or need data.
 
-    Returns:
-        what :func:`check_samplers` asks of: the schedule and the sampler of a training.
-
-    Raises:
-        InputError: an unknown class or argument, or options that do not go together.
+    InputError for an unknown class or argument, or options that do not go together; else what
+    :func:`check_samplers` asks of: the schedule and the sampler of a training.
     """
     training, sampling = parameters.training, parameters.sampling
     choose_device(parameters.device)
@@ -73,12 +70,9 @@ def check_options(parameters: Parameters) -> tuple[NoiseSchedule, Sampler]:
 
 
 def check_samplers(parameters: Parameters, schedule: NoiseSchedule, own: Sampler) -> None:
-    """Whether previews and samples can be drawn on the schedule that is trained on.
+    """InputError where previews or samples cannot be drawn on the schedule that is trained on.
 
     For runs that train: a finished model has a schedule of its own, and sampling asks that one.
-
-    Raises:
-        InputError: a sampler does not fit the schedule.
     """
     with _named("samplers", parameters.sampler):
         own.check(schedule)
@@ -109,9 +103,8 @@ def _check_trust(parameters: Parameters) -> None:
 def _check_classes(parameters: Parameters) -> None:
     """What only a conditional model can be asked for."""
     training, sampling = parameters.training, parameters.sampling
-    for name in ("label", "guidance"):
-        value = getattr(sampling, name)
-        if value is not None and not training.conditional:
+    for name in () if training.conditional else ("label", "guidance"):
+        if (value := getattr(sampling, name)) is not None:
             raise InputError(
                 f"sampling.{name}={value}: only a conditional model has classes to choose "
                 "from; set training.conditional=true too"

@@ -103,11 +103,8 @@ class Parameters:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Parameters:
-        """Check the shape of a composed tree, and each value by itself.
-
-        Raises:
-            InputError: one line naming the key, the value and what would be right.
-        """
+        """Check the shape of a composed tree, and each value by itself; InputError in one line
+        names the key, the value and what would be right."""
         try:
             return TypeAdapter(cls).validate_python(dict(tree))
         except ValidationError as error:

@@ -31,12 +31,8 @@ def plain(
     """A copy of `value` in the types of JSON.
 
     Mappings and sequences keep their order, NumPy's and torch's scalars and arrays become Python's
-    numbers and lists, paths become text.
-
-    Args:
-        real: what becomes of each float.
-        other: what becomes of a value of any other kind; None refuses it.
-        key: the dotted key under which `value` stands, for the refusal.
+    numbers and lists, paths become text, each float what `real` makes of it, and a value of any
+    other kind what `other` does. Where that is None it is refused by its dotted key, below `key`.
 
     Raises:
         InputError: `other` is None and a value has no such form.
@@ -68,13 +64,9 @@ def plain(
 
 
 def canonical(value: Any) -> Any:
-    """`value` in one spelling: whole floats are integers, infinities and NaN their names.
-
-    YAML's ``1`` and ``1.0`` mean the same rate.
-
-    Raises:
-        InputError: it holds something else than text, numbers, booleans, paths, lists and mappings.
-    """
+    """`value` in one spelling: whole floats are integers (YAML's ``1`` and ``1.0`` mean the same
+    rate), infinities and NaN their names. InputError where it holds something else than text,
+    numbers, booleans, paths, lists and mappings."""
     return plain(value, real=_whole_as_int, other=None)
 
 

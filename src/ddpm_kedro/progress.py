@@ -23,13 +23,11 @@ class Progress:
     before the first.
 
     Args:
-        total: amount of work in `unit`; 0 where nobody knows it.
-        unit: what is counted, such as "images".
+        total: amount of work in `unit`, such as "images"; 0 where nobody knows it.
         description: what is being done, such as "training".
         initial: amount done before (a resumed training); it counts as done, not towards the rate.
         seconds_left: the time that the work will still take, None while unknown; without it the
             rate so far says that.
-        most_lines: at least 1.
         silent: show nothing, as workers beside the first do.
     """
 

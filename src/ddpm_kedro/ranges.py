@@ -77,10 +77,8 @@ def _checks(settings: type[Settings]) -> dict[str, tuple[Callable[[Any], Any], b
 
 
 def _made(kind: type[Settings], value: Any) -> Settings:
-    require(
-        isinstance(value, kind | Mapping),
-        f"input should be a dictionary or an instance of {kind.__name__}",
-    )
+    right = f"input should be a dictionary or an instance of {kind.__name__}"
+    require(isinstance(value, kind | Mapping), right)
     return value if isinstance(value, kind) else kind(**value)
 
 

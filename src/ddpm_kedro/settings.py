@@ -1,7 +1,5 @@
 """What Kedro reads first: our classes and hooks. Everything else is YAML under conf/."""
 
-from __future__ import annotations
-
 from ddpm_kedro.framework.config_loader import LayeredConfigLoader
 from ddpm_kedro.framework.session import ProjectSession
 from ddpm_kedro.hooks.parameter_check import ParameterCheck

@@ -170,7 +170,7 @@ def test_an_end_that_hangs_is_given_up(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("ddpm_kedro.hooks.wandb_recording._GRACE_SECONDS", 0.1)
     told = recording(tmp_path, finish_timeout=0.1)
     released = threading.Event()
-    told._actions.put(lambda run: released.wait(60))
+    told._actions.put(lambda run, wandb: released.wait(60))
     environment = dict(os.environ)
     try:
         told.finish(0)
@@ -223,7 +223,7 @@ def test_records_keep_their_order_after_many_others(tmp_path):
     told = recording(tmp_path)
     for number in range(5):
         told.summary({"n": number})
-        told._actions.put(lambda run: run.log({"picture": 1}))
+        told._actions.put(lambda run, wandb: run.log({"picture": 1}))
     for step in (1, 2, 3):
         told.record({"step": step, "images_seen": 8 * step, "loss": 1.0})
     told.finish(0)

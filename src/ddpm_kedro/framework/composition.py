@@ -17,13 +17,12 @@ from ddpm_kedro.errors import InputError
 _CHOICE = re.compile(r"^\$\{(?P<table>\w+)\.\$\{(?P<name>\w+)\}(\.(?P<field>\w+))?\}$")
 
 
+Tree = Mapping[str, Any]
 # Tables that would hide an interpolation, each with its path and the line that it lies over
-Waiting = list[tuple[tuple[str, ...], str, Mapping[str, Any]]]
+Waiting = list[tuple[tuple[str, ...], str, Tree]]
 
 
-def compose(
-    layers: Iterable[Mapping[str, Any]], users: Iterable[Mapping[str, Any]] = ()
-) -> dict[str, Any]:
+def compose(layers: Iterable[Tree], users: Iterable[Tree] = ()) -> dict[str, Any]:
     """Merge layers of parameters, later over earlier, and resolve what they interpolate.
 
     A table laid over an interpolation (`training.optimizer.lr=0.1` over `training.optimizer:
@@ -77,7 +76,7 @@ def compose(
     return resolved
 
 
-def _parts(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, str]:
+def _parts(base: Tree, layer: Tree) -> dict[str, str]:
     """The lines of base that choices named in a layer fill, such as the parts of a formulation."""
     return {key: line for key, line in base.items() if _chosen_by(line) in layer}
 
@@ -88,12 +87,7 @@ def _chosen_by(line: Any) -> str | None:
     return match["name"] if match else None
 
 
-def _sampler_told(
-    tree: Mapping[str, Any],
-    asked: list[dict[str, Any]],
-    layers: list[Mapping[str, Any]],
-    users: list[Mapping[str, Any]],
-) -> Any:
+def _sampler_told(tree: Tree, asked: list[Tree], layers: list[Tree], users: list[Tree]) -> Any:
     """The option that sampling is told to draw with, or None for the model file's own sampler.
 
     The last layer that speaks wins: it names `sampling.sampler` (in short, or as an option;
@@ -121,16 +115,13 @@ def _sampler_told(
     return told
 
 
-def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _section(tree: Tree, name: str) -> Tree:
     section = tree.get(name)
     return section if isinstance(section, Mapping) else {}
 
 
 def overlay(
-    under: Mapping[str, Any],
-    over: Mapping[str, Any],
-    waiting: Waiting,
-    path: tuple[str, ...] = (),
+    under: Tree, over: Tree, waiting: Waiting, path: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """`over` laid key by key over `under`, both left as they are; `waiting` is added to."""
     merged = dict(under)
@@ -146,12 +137,9 @@ def overlay(
     return merged
 
 
-def _entry(tree: Mapping[str, Any], line: str, name: str) -> Any:
-    """What a line that follows the choice `name` becomes: an entry of its table, or a part of it.
-
-    Raises:
-        InputError: there is no such entry, or it lacks the part.
-    """
+def _entry(tree: Tree, line: str, name: str) -> Any:
+    """What a line that follows the choice `name` becomes: an entry of its table, or a part of it;
+    InputError where there is no such entry, or it lacks the part."""
     match = _CHOICE.match(line)
     table, chosen, where = tree.get(match["table"]), tree.get(name), name
     if (above := _chosen_by(chosen)) is not None:  # it is itself a part of another choice
@@ -166,9 +154,8 @@ def _entry(tree: Mapping[str, Any], line: str, name: str) -> Any:
     if match["field"] is None:
         return entry
     if not isinstance(entry, Mapping) or match["field"] not in entry:
-        raise InputError(
-            f"{match['table']}.{chosen}: names no {match['field']}, which it has to choose too"
-        )
+        part = match["field"]
+        raise InputError(f"{match['table']}.{chosen}: names no {part}, which it has to choose too")
     return entry[match["field"]]
 
 
@@ -181,11 +168,11 @@ def choices(wrong: str, known: list[str]) -> str:
 
 def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every entry of nested tables and lists, with its dotted path."""
+    entries: Iterable[tuple[str, Any]] = ()
     if isinstance(tree, Mapping):
-        entries = [(f"{path}.{key}" if path else str(key), value) for key, value in tree.items()]
-    else:
-        items = tree if isinstance(tree, list) else []
-        entries = [(f"{path}[{number}]", value) for number, value in enumerate(items)]
+        entries = ((f"{path}.{key}" if path else str(key), value) for key, value in tree.items())
+    elif isinstance(tree, list):
+        entries = ((f"{path}[{number}]", value) for number, value in enumerate(tree))
     for here, value in entries:
         yield here, value
         yield from walk(value, here)

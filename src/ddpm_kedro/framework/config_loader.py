@@ -10,7 +10,7 @@ from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import OmegaConf
 from yaml import MarkedYAMLError, YAMLError
 
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.errors import InputError, one_line
 from ddpm_kedro.framework.composition import choices, compose, overlay, walk
 
 _LOCAL = "local"
@@ -25,11 +25,9 @@ class LayeredConfigLoader(OmegaConfigLoader):
     every preset. Parameters merge key by key; any other file replaces whole top-level entries, as
     in plain Kedro, unless `merge_strategy` says `soft` for it.
 
-    In the catalog `${parameters:key.subkey}` is the composed value of that parameter.
-
-    Raises:
-        InputError: the environment has no folder, a file is not key: value lines, or a choice
-            names no entry of its table.
+    In the catalog `${parameters:key.subkey}` is the composed value of that parameter. InputError
+    where the environment has no folder, a file is not key: value lines, or a choice names no entry
+    of its table.
     """
 
     def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -53,24 +51,15 @@ class LayeredConfigLoader(OmegaConfigLoader):
                 if self._is_valid_config_path(path):
                     _check_file(path)
             if isinstance(error, ValueError):  # the same key in two files
-                raise InputError(" ".join(str(error).split())) from error
+                raise InputError(one_line(error)) from error
             raise
 
-    def _resolve_from_raw_config(
-        self,
-        key: str,
-        base_configs: dict[Path, Any],
-        env_configs: dict[Path, Any],
-        base_path: str,
-        env_path: str,
-        processed_files: set[Path],
-    ) -> dict[str, Any]:
+    def _resolve_from_raw_config(self, key: str, *given: Any) -> dict[str, Any]:
         # Private in Kedro 1.7, which pyproject.toml therefore holds below 1.8; the public seam
         # (`load_and_merge_dir_config`) merges and resolves in one go and cannot be split.
         if key == "globals":
-            return super()._resolve_from_raw_config(
-                key, base_configs, env_configs, base_path, env_path, processed_files
-            )
+            return super()._resolve_from_raw_config(key, *given)
+        base_configs, env_configs, base_path, env_path, processed_files = given
         layers = [_flatten(base_configs.values()), _flatten(env_configs.values())]
         local_path = self._get_conf_env_path(_LOCAL)
         if local_path not in (base_path, env_path) and self._fs.isdir(local_path):
@@ -83,17 +72,13 @@ class LayeredConfigLoader(OmegaConfigLoader):
                 f"no files match {', '.join(self.config_patterns[key])} in {base_path}, {env_path}"
             )
         if key == "parameters":
-            layers.append(given := dict(self.runtime_params or {}))
+            layers.append(dict(self.runtime_params or {}))
             if self.restrict_runtime_params_type_selection:
-                for path, _ in walk(given):
+                for path, _ in walk(layers[-1]):
                     if path.rpartition(".")[2] == "type":
                         raise InputError(f"{path}: parameters from a request may not name a type")
             first_of_user = 1 if local_path == env_path else 2
             return compose(layers[:first_of_user], layers[first_of_user:])
-        resolved = self._resolve_other(key, layers)
-        return {name: value for name, value in resolved.items() if not name.startswith("_")}
-
-    def _resolve_other(self, key: str, layers: list[dict[str, Any]]) -> dict[str, Any]:
         soft = self.merge_strategy.get(key) == "soft"
         merged: dict[str, Any] = {}
         for layer in layers:
@@ -102,7 +87,8 @@ class LayeredConfigLoader(OmegaConfigLoader):
             _check_catalog(merged)
         # Registered at each use: resolvers are global, and another loader may have come between.
         OmegaConf.register_new_resolver("parameters", self._parameter, replace=True)
-        return OmegaConf.to_container(OmegaConf.create(merged), resolve=True)  # type: ignore[return-value]
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
+        return {name: value for name, value in resolved.items() if not name.startswith("_")}
 
     def _parameter(self, path: str) -> Any:
         value: Any = self["parameters"]

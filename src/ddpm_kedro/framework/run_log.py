@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import yaml
 from kedro.framework.project import LOGGING, configure_logging
@@ -18,7 +18,7 @@ _KEDROS_DEFAULT_HANDLER = "rich"
 
 
 def use_logging_of(conf_source: str | Path) -> None:
-    """Log as ``logging.yml`` in ``conf_source`` says, unless the user configured logging.
+    """Log as ``logging.yml`` in `conf_source` says, unless the user configured logging.
 
     Kedro itself looks for it in ``conf/`` of the working folder only, and takes its own default
     where `kedro run` is called in a folder below the project.
@@ -31,12 +31,8 @@ def use_logging_of(conf_source: str | Path) -> None:
 
 @contextlib.contextmanager
 def without_echoes(runner: type, is_told: Callable[[BaseException | None], bool]) -> Iterator[None]:
-    """Drop what Kedro's node and ``runner`` log about an error that is told in a line of its own.
-
-    Args:
-        runner: the class that runs the nodes.
-        is_told: whether that holds of the error being handled.
-    """
+    """Drop what Kedro's node and `runner`, the class that runs the nodes, log about an error of
+    which `is_told` says that it is told in a line of its own."""
 
     def is_news(record: logging.LogRecord) -> bool:
         return not is_told(sys.exc_info()[1])
@@ -56,14 +52,7 @@ def without_echoes(runner: type, is_told: Callable[[BaseException | None], bool]
 def warnings_as_lines() -> Iterator[None]:
     """Log Python's warnings under ``py.warnings``, as logging.captureWarnings, in one line each."""
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def show(message: Any, category: type, filename: str, lineno: int, *_: Any, **__: Any) -> None:
         text = " ".join(str(message).split())
         logging.getLogger("py.warnings").warning(
             "%s (%s, %s:%d)", text, category.__name__, filename, lineno

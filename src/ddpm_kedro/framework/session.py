@@ -15,7 +15,7 @@ from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
 from kedro.runner import AbstractRunner, ParallelRunner, SequentialRunner
 
-from ddpm_kedro.errors import InputError, Stopped
+from ddpm_kedro.errors import InputError, Stopped, one_line
 from ddpm_kedro.framework.run_log import (
     lines_above_bars,
     use_logging_of,
@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 _EXIT_INTERRUPTED = 130
 # Mistakes of a user's that Kedro finds and words well itself
-_KEDROS_OWN = {
-    ValueError: "Failed to find the pipeline named",
-    DatasetError: "An exception occurred when parsing config",
-}
+_KEDROS_OWN = (
+    (ValueError, "Failed to find the pipeline named"),
+    (DatasetError, "An exception occurred when parsing config"),
+)
 
 
 class ProjectSession(KedroSession):
@@ -56,12 +56,8 @@ class ProjectSession(KedroSession):
                     f"--runner {runner.__name__}: training holds locks and starts processes of its "
                     "own, which do not travel between Kedro's; leave --runner out"
                 )
-            with (
-                _sigterm_unwinds(),
-                lines_above_bars(),
-                warnings_as_lines(),
-                without_echoes(runner, _is_told),
-            ):
+            quiet = without_echoes(runner, _is_told)
+            with _sigterm_unwinds(), lines_above_bars(), warnings_as_lines(), quiet:
                 return super().run(*args, **kwargs)
         except KeyboardInterrupt:
             self._tell_hooks(_EXIT_INTERRUPTED)
@@ -82,9 +78,8 @@ class ProjectSession(KedroSession):
 
     def _tell_hooks(self, exit_code: int) -> None:
         for plugin in self._hook_manager.get_plugins():
-            on_interrupt = getattr(plugin, "on_interrupt", None)
-            if on_interrupt is not None:
-                on_interrupt(exit_code)
+            if hasattr(plugin, "on_interrupt"):
+                plugin.on_interrupt(exit_code)
 
 
 def mistake_in(error: BaseException | None) -> InputError | None:
@@ -93,10 +88,8 @@ def mistake_in(error: BaseException | None) -> InputError | None:
     while error is not None and id(error) not in seen:
         if isinstance(error, InputError):
             return error
-        if any(
-            isinstance(error, kind) and words in str(error) for kind, words in _KEDROS_OWN.items()
-        ):
-            return InputError(" ".join(str(error).split()))
+        if any(isinstance(error, kind) and words in str(error) for kind, words in _KEDROS_OWN):
+            return InputError(one_line(error))
         seen.add(id(error))
         error = error.__cause__
     return None

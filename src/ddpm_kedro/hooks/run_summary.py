@@ -41,10 +41,8 @@ class RunSummary:
     @hook_impl(trylast=True)
     def after_pipeline_run(self, pipeline: Any, catalog: Any) -> None:
         if self._ratio is not None:
-            logger.info(
-                "score: Frechet distance %.2f times that of real images (1 is as good as real)",
-                self._ratio,
-            )
+            words = "score: Frechet distance %.2f times that of real images (1 is as good as real)"
+            logger.info(words, self._ratio)
         for name, title in _LOOKED_AT.items():
             if name in self._saved:
                 logger.info("%s: %s", title, shown_path(catalog, name))
@@ -54,20 +52,13 @@ class RunSummary:
 
 
 def next_command(context: click.Context, pipeline: Any) -> str:
-    """What to type after a run of ``pipeline``: the stages that take up what it made.
-
-    Args:
-        context: of the command; what was typed there about configuration is repeated.
-    """
+    """What to type after a run of `pipeline`: the stages that take up what it made, and what was
+    typed about configuration in the command of `context`."""
     whole = pipelines["__default__"]
     made = pipeline.all_outputs() & whole.all_inputs()
     ahead = set(whole.from_inputs(*made).nodes) - set(pipeline.nodes) if made else set()
-    stages = [
-        name
-        for name, stage in pipelines.items()
-        if name != "__default__" and ahead & set(stage.nodes)
-    ]
-    if stages:
+    parts = {name: stage for name, stage in pipelines.items() if name != "__default__"}
+    if stages := [name for name, stage in parts.items() if ahead & set(stage.nodes)]:
         return f"`{context.command_path} --pipelines {','.join(stages)}{_typed(context, _OPTIONS)}`"
     return (
         f"`kedro viz run{_typed(context, _VIZ_OPTIONS)}` shows the chain; "
@@ -76,7 +67,7 @@ def next_command(context: click.Context, pipeline: Any) -> str:
 
 
 def _typed(context: click.Context, options: Iterable[str]) -> str:
-    """Those of ``options`` that stood on the command line, with a space before each word."""
+    """Those of `options` that stood on the command line, with a space before each word."""
     words = []
     for name in options:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:

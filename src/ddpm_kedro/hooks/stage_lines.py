@@ -35,9 +35,7 @@ class StageLines:
     def before_dataset_loaded(self, node: Any) -> None:
         self._started_at.setdefault(node, time.monotonic())
 
-    @hook_impl(tryfirst=True)
-    def before_node_run(self, node: Any) -> None:
-        self._started_at.setdefault(node, time.monotonic())
+    before_node_run = before_dataset_loaded  # of a node without inputs
 
     @hook_impl
     def after_node_run(self, node: Any) -> None:
@@ -62,18 +60,15 @@ class StageLines:
         self._saved_at.pop(node, None)
         seconds = ended_at - self._started_at.pop(node)
         took = f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
-        paths = [shown_path(self._catalog, name) for name in node.outputs]
-        where = ", ".join(path for path in paths if path)
+        where = ", ".join(filter(None, (shown_path(self._catalog, name) for name in node.outputs)))
         logger.info("%s: %s%s", node.name, took, f" -> {where}" if where else "")
 
 
 def path_of(dataset: Any) -> Path | None:
     """Where a dataset lies; None where it has no path."""
-    for attribute in ("_filepath", "filepath", "_path", "path", "_folder"):
-        path = getattr(dataset, attribute, None)
-        if path is not None:
-            return Path(str(path))
-    return None
+    names = ("_filepath", "filepath", "_path", "path", "_folder")
+    paths = (getattr(dataset, name, None) for name in names)
+    return next((Path(str(path)) for path in paths if path is not None), None)
 
 
 def shown_path(catalog: Any, name: str) -> str | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_Action = Callable[[Any], None]  # what to do with W&B's run
+_Action = Callable[[Any, Any], None]  # what to do with W&B's run and module
 
 _GRACE_SECONDS = 10  # W&B does not always keep its own time limit
 
@@ -35,7 +35,6 @@ class Recording:
     server is looked for meanwhile.
 
     Args:
-        settings: wandb.yml.
         mode: what the user asked for; None is online where there is a key, else offline.
         folder: where W&B's files go, below it in ``wandb/``.
         config: the run's configuration, free of paths.
@@ -51,10 +50,8 @@ class Recording:
         config: Mapping[str, Any],
         wait_for_fingerprint: bool = False,
     ) -> None:
-        self._settings = settings
-        self._mode = mode
-        self._folder = folder
-        self._config = dict(config)
+        self._settings, self._mode = settings, mode
+        self._folder, self._config = folder, dict(config)
         self._facts: dict[str, Any] = {}
         self._begun = threading.Event()
         self._actions: queue.SimpleQueue[_Action | None] = queue.SimpleQueue()
@@ -75,19 +72,13 @@ class Recording:
         """Log one record of training; what is None (was not finite) is left out."""
         row = {key: value for key, value in record.items() if value is not None}
         self._begun.set()
-        self._actions.put(lambda run: run.log(row))
+        self._actions.put(lambda run, _: run.log(row))
 
     def preview(self, path: Path, record: Mapping[str, Any]) -> None:
         """Log a picture of samples beside the record that it belongs to."""
-
-        def log(run: Any) -> None:
-            import wandb
-
-            place = {key: record[key] for key in ("step", service.X_AXIS) if key in record}
-            run.log({"samples": wandb.Image(str(path)), **place})
-
+        place = {key: record[key] for key in ("step", service.X_AXIS) if key in record}
         self._begun.set()
-        self._actions.put(log)
+        self.image("samples", str(path), place)
 
     def note(self, key: str, value: Any) -> None:
         """Add what training says of itself, below ``facts``; ``fingerprint`` is the group too."""
@@ -98,39 +89,29 @@ class Recording:
             self._facts |= fact
             fact = {"facts": dict(self._facts)}
         if self._begun.is_set():
-            self._actions.put(lambda run: run.config.update(fact, allow_val_change=True))
+            self._actions.put(lambda run, _: run.config.update(fact, allow_val_change=True))
         else:
             self._config.update(fact)
         if key == "fingerprint":
             self._begun.set()
 
-    def image(self, name: str, picture: Image.Image) -> None:
-        """Log a picture under ``name``."""
-
-        def log(run: Any) -> None:
-            import wandb
-
-            run.log({name: wandb.Image(picture)})
-
-        self._actions.put(log)
+    def image(
+        self, name: str, picture: Image.Image | str, place: Mapping[str, Any] | None = None
+    ) -> None:
+        """Log a picture, or the file of one, under `name`, at a `place` on the axes."""
+        place = place or {}
+        self._actions.put(lambda run, wandb: run.log({name: wandb.Image(picture), **place}))
 
     def file(
-        self,
-        name: str,
-        path: Path,
-        kind: str,
-        aliases: Sequence[str] = (),
-        facts: Mapping[str, Any] | None = None,
+        self, name: str, path: Path, kind: str, aliases: Sequence[str], facts: Mapping[str, Any]
     ) -> None:
         """Log a file or folder as an artifact of type `kind`, which W&B copies: the original may be
         replaced. The fingerprint is added to `name`, so that versions are of one training; no
         `aliases` is ``latest``; `facts` hold no paths."""
 
-        def log(run: Any) -> None:
-            import wandb
-
+        def log(run: Any, wandb: Any) -> None:
             full_name = f"{name}-{self.fingerprint}" if self.fingerprint else name
-            artifact = wandb.Artifact(full_name, type=kind, metadata=dict(facts or {}))
+            artifact = wandb.Artifact(full_name, type=kind, metadata=dict(facts))
             if path.is_dir():
                 artifact.add_dir(str(path))
             else:
@@ -140,11 +121,9 @@ class Recording:
         self._actions.put(log)
 
     def text_file(self, name: str, file_name: str, kind: str, text: str) -> None:
-        """Log ``text`` as the only file of an artifact."""
+        """Log `text` as the only file of an artifact."""
 
-        def log(run: Any) -> None:
-            import wandb
-
+        def log(run: Any, wandb: Any) -> None:
             artifact = wandb.Artifact(name, type=kind)
             with artifact.new_file(file_name) as file:
                 file.write(text)
@@ -154,7 +133,7 @@ class Recording:
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set values that runs are compared by."""
-        self._actions.put(lambda run: run.summary.update(dict(values)))
+        self._actions.put(lambda run, _: run.summary.update(dict(values)))
 
     def finish(self, exit_code: int) -> None:
         """End the run, as finished where the `exit_code` of the whole command is 0, else as failed;
@@ -178,6 +157,8 @@ class Recording:
         """The thread: find the server, begin when told, do what is asked in order, end."""
         run = None
         try:
+            import wandb
+
             if not self._has_failed:
                 connection = service.connect(self._settings, self._mode)
                 self._begun.wait()
@@ -190,7 +171,7 @@ class Recording:
             if self._has_failed:
                 continue
             try:
-                action(run)
+                action(run, wandb)
             except Exception as error:
                 self._warn(error)
         if run is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,13 +81,13 @@ class WandbHook:
 
     @hook_impl
     def after_dataset_loaded(self, dataset_name: str, data: Any) -> None:
-        if self._recording is not None and self._mark(dataset_name).get("type") == "image":
-            self._log(dataset_name, data)
+        if self._recording is not None:
+            self._log(dataset_name, data, ("image",))
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        if self._recording is not None and self._mark(dataset_name):
-            self._log(dataset_name, data)
+        if self._recording is not None:
+            self._log(dataset_name, data, _MARKS)
 
     @hook_impl
     def after_pipeline_run(self) -> None:
@@ -99,19 +99,15 @@ class WandbHook:
         self._end(error.exit_code if isinstance(error, Stopped) else 1)
 
     def on_interrupt(self, exit_code: int) -> None:
-        """End the run after Ctrl-C or SIGTERM, of which Kedro tells no hook; our session does.
-
-        Args:
-            exit_code: what the command will end with, 130 or 143.
-        """
+        """End the run after Ctrl-C (130) or SIGTERM (143), of which our session tells us."""
         self._end(exit_code)
 
     def _attach(self) -> None:
         try:
-            self._tracker = self._catalog.load(_TRACKER)
-            self._tracker.attach(self._recording)
+            tracker = self._catalog.load(_TRACKER)
+            tracker.attach(self._recording)
+            self._tracker = tracker
         except Exception as error:
-            self._tracker = None
             _skip(_TRACKER, error)
 
     def _end(self, exit_code: int) -> None:
@@ -124,12 +120,11 @@ class WandbHook:
         recording.finish(exit_code)
         self._catalog = None
 
-    def _mark(self, name: str) -> Mapping[str, Any]:
-        return _mark(self._catalog, name)
-
-    def _log(self, name: str, data: Any) -> None:
-        """Log what was loaded or saved as its mark says; a failure is a warning."""
-        mark = self._mark(name)
+    def _log(self, name: str, data: Any, kinds: Collection[str]) -> None:
+        """Log what was loaded or saved if its mark is one of `kinds`; a failure is a warning."""
+        mark = _mark(self._catalog, name)
+        if mark.get("type") not in kinds:
+            return
         try:
             if mark["type"] == "image":
                 self._log_image(name, data)
@@ -137,13 +132,13 @@ class WandbHook:
                 metrics = data if isinstance(data, Mapping) else self._catalog.load(name)
                 self._recording.summary({name: numbers(metrics)})
             else:
-                is_receipt = isinstance(data, Receipt)
-                dataset = self._catalog[name]
-                path = data.path if is_receipt else path_of(dataset)
+                dataset, facts = self._catalog[name], {}
+                path = path_of(dataset)
+                if isinstance(data, Receipt):
+                    path, facts = data.path, numbers(data.facts)
                 if path is None:
                     kind = type(dataset).__name__
                     raise TypeError(f"{kind} has no path that could be an artifact")
-                facts = numbers(data.facts) if is_receipt else {}
                 kind = "model" if mark["type"] == "model" else name
                 self._recording.file(name, path, kind, mark.get("aliases", ()), facts)
         except Exception as error:
@@ -162,11 +157,7 @@ class WandbHook:
 
 
 def _check_marks(catalog: Any, pipeline: Any) -> None:
-    """Refuse a mark that says nothing, before any work.
-
-    Raises:
-        InputError: ``metadata: {wandb: ...}`` of a dataset has another type than those known.
-    """
+    """InputError before any work where ``metadata: {wandb: ...}`` has a type that is not known."""
     for name in sorted(pipeline.datasets()):
         mark = _mark(catalog, name)
         if mark and mark.get("type") not in _MARKS:
@@ -187,10 +178,8 @@ def _skip(name: str, error: Exception) -> None:
 
 
 def _picture(data: Any, num_images: int) -> Image.Image | None:
-    """A picture of ``data``, or None where it is neither one nor a batch of images.
-
-    Of a batch of images, uint8 (N, C, H, W), those shown are spread evenly over the whole.
-    """
+    """A picture of `data`, or None where it is neither one nor a batch of images, uint8 (N, C, H,
+    W), of which those shown are spread evenly over the whole."""
     from PIL import Image
 
     if isinstance(data, Image.Image):

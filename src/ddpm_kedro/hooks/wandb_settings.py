@@ -39,11 +39,8 @@ class WandbSettings(BaseModel):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> WandbSettings:
-        """Check what the layers of wandb.yml make together.
-
-        Raises:
-            InputError: one line naming the key and what is wrong with it.
-        """
+        """Check what the layers of wandb.yml make together; InputError in one line names the key
+        and what is wrong with it."""
         try:
             return cls.model_validate(dict(config))
         except ValidationError as error:

@@ -1,7 +1,5 @@
 """Where images come from and how they become arrays."""
 
-from __future__ import annotations
-
 from ddpm_kedro.images.digits import Digits
 from ddpm_kedro.images.folder import ImageFolder
 from ddpm_kedro.images.parquet import ParquetImages

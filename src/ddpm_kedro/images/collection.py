@@ -23,25 +23,21 @@ IMAGE_SUFFIXES = (
     *(".apng", ".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx"),
     *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+Opened = Iterator[tuple[PurePosixPath, Callable[[], Image.Image]]]
 _BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 
 
 class FileCollection(ABC):
-    """Image files under one root.
+    """Image files under one root, a folder or archive.
 
-    Args:
-        path: the folder or archive.
-
-    Attributes:
-        members: the images' paths below the root, sorted; hidden files and files with another
-            suffix than an image's are left out.
-        num_ignored: how many files were left out for their suffix.
+    `members` are their paths below the root, sorted; hidden files and files with another suffix
+    than an image's are left out, the latter counted in `num_ignored`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         members = [PurePosixPath(name) for name in self._names()]
-        members = [member for member in members if not _is_hidden(member)]
+        members = [m for m in members if not any(map(_is_hidden, m.parts))]
         self.members = sorted(m for m in members if m.suffix.lower() in IMAGE_SUFFIXES)
         self.num_ignored = len(members) - len(self.members)
 
@@ -50,10 +46,8 @@ class FileCollection(ABC):
         """The paths below the root of all files."""
 
     @abstractmethod
-    def open_all(
-        self, members: Sequence[PurePosixPath]
-    ) -> Iterator[tuple[PurePosixPath, Callable[[], Image.Image]]]:
-        """Each of ``members`` with a function that opens it, in any order that stays the same."""
+    def open_all(self, members: Sequence[PurePosixPath]) -> Opened:
+        """Each of `members` with a function that opens it, in any order that stays the same."""
 
     def facts(self) -> list[Any]:
         """Sizes and times that change when an image does."""
@@ -61,8 +55,6 @@ class FileCollection(ABC):
 
 
 class FolderCollection(FileCollection):
-    """Images in a folder and the folders below it."""
-
     def _names(self) -> Iterator[str]:
         visited: set[str] = set()  # links may lead round in circles
         for folder, folders, files in os.walk(self.path, onerror=_refuse, followlinks=True):
@@ -75,9 +67,7 @@ class FolderCollection(FileCollection):
             for name in files:
                 yield (Path(folder) / name).relative_to(self.path).as_posix()
 
-    def open_all(
-        self, members: Sequence[PurePosixPath]
-    ) -> Iterator[tuple[PurePosixPath, Callable[[], Image.Image]]]:
+    def open_all(self, members: Sequence[PurePosixPath]) -> Opened:
         for member in members:
             yield member, partial(Image.open, self.path / member)
 
@@ -86,50 +76,41 @@ class FolderCollection(FileCollection):
 
 
 class ZipCollection(FileCollection):
-    """Images in a zip archive."""
-
     def _names(self) -> Iterator[str]:
         with zipfile.ZipFile(self.path) as archive:
             yield from (entry.filename for entry in archive.infolist() if not entry.is_dir())
 
-    def open_all(
-        self, members: Sequence[PurePosixPath]
-    ) -> Iterator[tuple[PurePosixPath, Callable[[], Image.Image]]]:
+    def open_all(self, members: Sequence[PurePosixPath]) -> Opened:
         with zipfile.ZipFile(self.path) as archive:
             for member in members:
                 try:
-                    opener = partial(_open_bytes, archive.read(str(member)))
+                    opener = partial(Image.open, io.BytesIO(archive.read(str(member))))
                 except (*_BROKEN_ARCHIVE, RuntimeError) as error:  # RuntimeError: a password
                     opener = partial(_refuse, error)
                 yield member, opener
 
 
 class TarCollection(FileCollection):
-    """Images in a tar archive, compressed or not; they come in the archive's own order."""
+    """Compressed or not; the images come in the archive's own order."""
 
     def _names(self) -> Iterator[str]:
         with tarfile.open(self.path) as archive:
             yield from (entry.name for entry in archive if entry.isfile())
 
-    def open_all(
-        self, members: Sequence[PurePosixPath]
-    ) -> Iterator[tuple[PurePosixPath, Callable[[], Image.Image]]]:
+    def open_all(self, members: Sequence[PurePosixPath]) -> Opened:
         wanted = {str(member) for member in members}
         with tarfile.open(self.path, "r|*") as archive:
             for entry in archive:
                 name = str(PurePosixPath(entry.name))
                 if entry.isfile() and name in wanted:
                     wanted.discard(name)
-                    file = archive.extractfile(entry)
-                    yield PurePosixPath(name), partial(_open_bytes, file.read() if file else b"")
+                    content = archive.extractfile(entry).read()
+                    yield PurePosixPath(name), partial(Image.open, io.BytesIO(content))
 
 
 def open_collection(path: Path) -> FileCollection:
-    """The collection at ``path``.
-
-    Raises:
-        InputError: it is a file but no archive, a broken archive, or not readable.
-    """
+    """The collection at `path`; InputError where it is a file but no archive, a broken archive, or
+    not readable."""
     try:
         if path.is_dir():
             return FolderCollection(path)
@@ -144,12 +125,8 @@ def open_collection(path: Path) -> FileCollection:
     raise InputError(f"image_path={path} is neither a folder nor a zip or tar archive of images")
 
 
-def _is_hidden(member: PurePosixPath) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in member.parts)
-
-
-def _open_bytes(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content))
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") or part == "__MACOSX"
 
 
 def _refuse(error: Exception) -> NoReturn:

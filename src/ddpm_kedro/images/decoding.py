@@ -12,20 +12,13 @@ WHITE = {"L": 255, "RGB": (255, 255, 255)}
 
 
 def decode(pixels: Pixels, image_size: int | None, channels: int | None) -> np.ndarray:
-    """One image as bytes.
+    """One image as bytes, uint8 (C, H, W).
 
     A photo is turned as its EXIF orientation says. Palettes, CMYK and the like become RGB, 16 bits
-    become 8. With ``image_size`` the largest centred square is cut out and resized to it with a
-    Lanczos filter as wide as the step between output pixels (that is, antialiased).
-
-    Args:
-        pixels: see :data:`~ddpm_kedro.images.source.Pixels`.
-        image_size: side of the square in pixels, or None to keep height and width.
-        channels: 1 (grey), 3 (RGB), 4 (RGBA), or None: 1 for a grey image, 3 for any other.
-            Transparent pixels are laid over white, unless ``channels`` is 4.
-
-    Returns:
-        uint8 (C, H, W).
+    become 8. With `image_size`, in pixels, the largest centred square is cut out and resized to it
+    with a Lanczos filter as wide as the step between output pixels (that is, antialiased).
+    `channels` is 1 (grey), 3 (RGB), 4 (RGBA), or None: 1 for a grey image, 3 for any other.
+    Transparent pixels are laid over white, unless it is 4.
 
     Raises:
         OSError: the file is broken.
@@ -63,10 +56,6 @@ def _plain(image: Image.Image) -> Image.Image:
         return image.convert("RGBA")
     if mode in ("L", "LA", "RGB", "RGBA"):
         return image
-    if mode == "1":
-        return image.convert("L")
-    if mode in ("La", "RGBa", "PA"):
-        return image.convert("LA" if mode == "La" else "RGBA")
     if mode == "F":
         raise ValueError("its pixels are floating-point numbers, save it with 8 bits")
     if mode.startswith("I"):
@@ -74,7 +63,7 @@ def _plain(image: Image.Image) -> Image.Image:
         if levels.min() < 0 or levels.max() > 65535:
             raise ValueError("its pixels are 32-bit numbers, save it with 8 or 16 bits")
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    return image.convert("RGB")
+    return image.convert({"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(mode, "RGB"))
 
 
 def _with_channels(image: Image.Image, channels: int | None) -> Image.Image:

@@ -34,12 +34,8 @@ class Digits(ImageSource):
 
     def read(self, split: str) -> Iterator[RawImage]:
         for index, (scan, digit) in enumerate(zip(*self._scans, strict=True)):
-            yield RawImage(f"digits[{index}]", partial(_pair, scan, int(digit)))
+            yield RawImage(f"digits[{index}]", partial(tuple, (scan, int(digit))))
 
     def facts(self) -> dict[str, Any]:
         scans, digits = self._scans
         return {"sha256": hashlib.sha256(scans.tobytes() + bytes(digits.tolist())).hexdigest()}
-
-
-def _pair(pixels: np.ndarray, label: int) -> tuple[np.ndarray, int]:
-    return pixels, label

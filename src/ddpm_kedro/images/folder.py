@@ -14,12 +14,11 @@ from PIL import Image
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.images.collection import FileCollection, open_collection
 from ddpm_kedro.images.source import (
-    TEST_NAMES,
-    TRAIN_NAMES,
-    VALIDATION_NAMES,
+    SPLIT_OF,
     ImageSource,
     RawImage,
     SplitInfo,
+    by_split,
     existing_path,
 )
 
@@ -31,11 +30,8 @@ class ImageFolder(ImageSource):
 
     Subfolders named ``train`` and ``test`` (or ``val``, where there is no ``test``) and nothing
     else beside them are splits. Two or more other subfolders are classes, if every image lies in
-    one. Anything else is a set of images without labels.
-
-    Args:
-        path: the folder or archive.
-        class_folders: True insists on classes, False sees none, None looks.
+    one. Anything else is a set of images without labels. With `class_folders` True classes are
+    insisted on, with False none are seen.
     """
 
     def __init__(
@@ -63,28 +59,20 @@ class ImageFolder(ImageSource):
         while len(top := {below.parts[0] for _, below in pairs}) == 1 and all(
             len(below.parts) > 1 for _, below in pairs
         ):
-            if {name.lower() for name in top} & {*TRAIN_NAMES}:
+            if SPLIT_OF.get(top.pop().lower()) == "train":
                 break
             pairs = [(member, _without_top(below)) for member, below in pairs]
-        folders = {below.parts[0].lower() for _, below in pairs if len(below.parts) > 1}
-        known = {*TRAIN_NAMES, *TEST_NAMES, *VALIDATION_NAMES}
-        if not (
-            all(len(below.parts) > 1 and below.parts[0].lower() in known for _, below in pairs)
-            and folders & {*TRAIN_NAMES}
-        ):
+        names = [
+            SPLIT_OF.get(below.parts[0].lower()) if len(below.parts) > 1 else None
+            for _, below in pairs
+        ]
+        if None in names or "train" not in names:
             return {"train": pairs}
-        members = {}
-        tests = TEST_NAMES if folders & {*TEST_NAMES} else VALIDATION_NAMES
-        for split, names in (("train", TRAIN_NAMES), ("test", tests)):
-            members[split] = [
-                (member, _without_top(below))
-                for member, below in pairs
-                if below.parts[0].lower() in names
-            ]
-        unused = sorted(folders - {*TRAIN_NAMES, *tests})
-        if unused:
-            logger.warning(f"{self.path}: the folders {', '.join(unused)} are not used")
-        return {split: pairs for split, pairs in members.items() if pairs}
+        found = [(name, *pair) for name, pair in zip(names, pairs, strict=True)]
+        if {"test", "validation"} <= {*names}:
+            unused = {below.parts[0].lower() for name, _, below in found if name == "validation"}
+            logger.warning("%s: the folders %s are not used", self.path, ", ".join(sorted(unused)))
+        return by_split([(name, (member, _without_top(below))) for name, member, below in found])
 
     def splits(self) -> dict[str, SplitInfo]:
         return {split: SplitInfo(len(pairs)) for split, pairs in self._members.items()}
@@ -103,8 +91,8 @@ class ImageFolder(ImageSource):
             return ()
         if loose:
             logger.warning(
-                f"{self.path}: no labels, for {len(loose)} of {len(belows)} images, such as "
-                f"{loose[0]}, lie in no class folder"
+                "%s: no labels, for %d of %d images, such as %s, lie in no class folder",
+                *(self.path, len(loose), len(belows), loose[0]),
             )
             return ()
         return tuple(names)

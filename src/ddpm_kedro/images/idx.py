@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +16,17 @@ PREFIXES = {"train": "train", "test": "t10k"}
 
 def find_idx(folders: list[Path], split: str) -> tuple[Path, Path] | None:
     """The files of images and of labels of a split in the first folder that has both."""
-    prefix = PREFIXES[split]
-    for folder in folders:
-        for suffix in ("", ".gz"):
-            images = folder / f"{prefix}-images-idx3-ubyte{suffix}"
-            labels = folder / f"{prefix}-labels-idx1-ubyte{suffix}"
-            if images.is_file() and labels.is_file():
-                return images, labels
+    for folder, suffix in product(folders, ("", ".gz")):
+        images = folder / f"{PREFIXES[split]}-images-idx3-ubyte{suffix}"
+        labels = folder / f"{PREFIXES[split]}-labels-idx1-ubyte{suffix}"
+        if images.is_file() and labels.is_file():
+            return images, labels
     return None
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array in an IDX file of bytes (magic number 0x0000_08nn, nn dimensions).
-
-    Raises:
-        InputError: the file is broken or holds something else than bytes.
-    """
+    """The uint8 array in an IDX file of bytes (magic number 0x0000_08nn, nn dimensions);
+    InputError where the file is broken or holds something else."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             content = file.read()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,23 +23,17 @@ _PAGE_BYTES = 4096  # pixels start on a page of the file, so the map starts on o
 
 @dataclass(frozen=True, eq=False)  # images are not compared by accident, content_hash is
 class ImageSet:
-    """Images of one shape with their labels.
-
-    Args:
-        images: uint8 (N, C, H, W), values 0..255; a read-only memory map when opened from a file.
-        labels: int64 (N,), values 0..len(classes)-1, or None when nothing is known.
-        classes: the names of the classes in label order; empty without labels.
-        content_hash: SHA-256 over pixels, labels, shape and class names, 64 hexadecimal digits; it
-            is computed when it is left out.
-
-    Raises:
-        InputError: for another dtype or shape, or labels that do not fit images and classes.
-    """
+    """Images of one shape with their labels; InputError where these do not fit together."""
 
     images: np.ndarray
+    """uint8 (N, C, H, W), values 0..255; a read-only memory map when opened from a file."""
     labels: np.ndarray | None = None
+    """int64 (N,), values 0..len(classes)-1, or None when nothing is known."""
     classes: tuple[str, ...] = ()
+    """The names of the classes in label order; empty without labels."""
     content_hash: str = ""
+    """SHA-256 over pixels, labels, shape and class names, 64 hexadecimal digits; computed when it
+    is left out."""
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -49,9 +44,8 @@ class ImageSet:
         _check_labels(labels, len(images), self.classes)
         if not self.content_hash:
             hasher = hashlib.sha256(np.ascontiguousarray(images).data)
-            object.__setattr__(
-                self, "content_hash", _finish_hash(hasher, images.shape, labels, self.classes)
-            )
+            found = _finish_hash(hasher, images.shape, labels, self.classes)
+            object.__setattr__(self, "content_hash", found)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,15 +53,10 @@ class ImageSet:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
-        _, channels, height, width = self.images.shape
-        return channels, height, width
+        return self.images.shape[1:]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file that appears under ``path`` when it is whole.
-
-        Raises:
-            OSError: the disk is full or the folder is not writable.
-        """
+        """Write one safetensors file that appears under `path` when it is whole; or OSError."""
         with image_set_writer(path, self.image_shape, self.classes) as writer:
             for start in range(0, len(self), 1024):
                 writer.append(self.images[start : start + 1024])
@@ -75,11 +64,8 @@ class ImageSet:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> ImageSet:
-        """Map the file at ``path`` into memory; no pixel is read until it is used.
-
-        Raises:
-            InputError: there is no such file, or it is not a whole image set.
-        """
+        """Map the file at `path` into memory; no pixel is read until it is used. InputError where
+        there is no such file, or it is not a whole image set."""
         path = Path(path)
         try:
             size = path.stat().st_size
@@ -94,10 +80,10 @@ class ImageSet:
             start = 8 + header_bytes
             if size < start + max(entry["data_offsets"][1] for entry in header.values()):
                 raise ValueError("its end is missing")
-            images = _map(path, header["images"], start, np.dtype(np.uint8))
+            images = _map(path, header["images"], start, "u1")
             labels = None
             if "labels" in header:
-                labels = np.array(_map(path, header["labels"], start, np.dtype("<i8")))
+                labels = np.array(_map(path, header["labels"], start, "<i8"))
             return cls(images, labels, tuple(json.loads(facts["classes"])), facts["content_hash"])
         except FileNotFoundError as error:
             raise InputError(
@@ -141,7 +127,7 @@ class ImageSetWriter:
         shape = (self.num_images, *self.image_shape)
         _check_labels(labels, self.num_images, tuple(classes))
         self.content_hash = _finish_hash(self._hasher, shape, labels, classes)
-        end = int(np.prod(shape))
+        end = math.prod(shape)
         header: dict[str, Any] = {
             "__metadata__": {
                 "format": _FORMAT,
@@ -167,13 +153,8 @@ class ImageSetWriter:
 def image_set_writer(
     path: str | os.PathLike[str], image_shape: Sequence[int], classes: Sequence[str] | None
 ) -> Iterator[ImageSetWriter]:
-    """Open a writer whose file appears under ``path`` when the block ends well.
-
-    Args:
-        path: where the finished file goes.
-        image_shape: (C, H, W).
-        classes: the class names if they are known before the end, else None.
-    """
+    """Open a writer of images (C, H, W) whose file appears under `path` when the block ends well;
+    `classes` are None where they are known at the end only."""
     with atomic_write(path) as file:
         writer = ImageSetWriter(file, image_shape, classes)
         yield writer
@@ -205,9 +186,6 @@ def _finish_hash(
     return hasher.hexdigest()
 
 
-def _map(path: Path, entry: dict[str, Any], start: int, dtype: np.dtype[Any]) -> np.ndarray:
-    shape = tuple(entry["shape"])
-    if 0 in shape:
-        return np.empty(shape, dtype)
-    begin, _ = entry["data_offsets"]
-    return np.memmap(path, dtype=dtype, mode="r", offset=start + begin, shape=shape)
+def _map(path: Path, entry: dict[str, Any], start: int, dtype: str) -> np.ndarray:
+    shape, offset = tuple(entry["shape"]), start + entry["data_offsets"][0]
+    return np.empty(shape, dtype) if 0 in shape else np.memmap(path, dtype, "r", offset, shape)

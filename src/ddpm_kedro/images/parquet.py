@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ from PIL import Image
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.images.source import (
-    TEST_NAMES,
-    TRAIN_NAMES,
-    VALIDATION_NAMES,
+    SPLIT_OF,
     ImageSource,
     RawImage,
     SplitInfo,
+    by_split,
     existing_path,
     file_facts,
 )
@@ -28,6 +28,9 @@ from ddpm_kedro.images.source import (
 LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "category")
 ROWS_PER_READ = 64  # encoded images held in memory at once, fewer where they are large:
 BYTES_PER_READ = 4 * 2**20
+
+# The image column, the label column, and the class names of the first file
+_Columns = tuple[str, str | None, tuple[str, ...] | None]
 
 
 class ParquetImages(ImageSource):
@@ -63,29 +66,22 @@ class ParquetImages(ImageSource):
         files = sorted(path.rglob("*.parquet"))
         if not files:
             raise InputError(f"image_path={path}: no .parquet files found in this folder")
-        named = {file: _split_of(file.relative_to(path).as_posix()) for file in files}
-        found = set(named.values())
+        named = [(_split_of(file.relative_to(path).as_posix()), file) for file in files]
+        found = {split for split, _ in named}
         if found == {None}:
             return {"train": files}
         if None in found or "train" not in found:
-            odd = next(file for file, split in named.items() if split in (None, "validation"))
+            odd = next(file for split, file in named if split in (None, "validation"))
             raise InputError(
                 f"image_path={path}: {odd.name} does not say its split; name every file after "
                 "train or test, or none"
             )
-        test = "test" if "test" in found else "validation"
-        splits = {"train": "train", "test": test}
-        return {
-            split: [file for file in files if named[file] == label]
-            for split, label in splits.items()
-            if label in found
-        }
+        return by_split(named)
 
     @cached_property
-    def _columns(self) -> tuple[str, str | None, tuple[str, ...] | None]:
-        """The image column, the label column, and the class names of the first file."""
-        found = None
-        for file in (file for files in self._files.values() for file in files):
+    def _columns(self) -> _Columns:
+        found: Any = None
+        for file in chain.from_iterable(self._files.values()):
             with _open_parquet(file) as parquet:
                 columns = self._columns_of(parquet, file)
             if found is not None and columns != found:
@@ -94,32 +90,24 @@ class ParquetImages(ImageSource):
                     f"before it ({found}); image_path={self.path} must hold one set of images"
                 )
             found = columns
-        assert found is not None
         return found
 
-    def _columns_of(
-        self, parquet: Any, file: Path
-    ) -> tuple[str, str | None, tuple[str, ...] | None]:
+    def _columns_of(self, parquet: Any, file: Path) -> _Columns:
         from pyarrow import types
 
         schema = parquet.schema_arrow
         hub = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = hub.get("info", {}).get("features", {})
         kinds = {name: feature.get("_type") for name, feature in features.items() if feature}
-        for given, option in (
-            (self.image_column, "image_column"),
-            (self.label_column, "label_column"),
-        ):
-            if given and given not in schema.names:
-                raise InputError(
-                    f"{option}={given}: {file} has the columns {', '.join(schema.names)}"
-                )
+        for option in ("image_column", "label_column"):
+            if (given := getattr(self, option)) and given not in schema.names:
+                known = ", ".join(schema.names)
+                raise InputError(f"{option}={given}: {file} has the columns {known}")
         image_column = self.image_column
         if image_column is None:
             candidates = [name for name in schema.names if kinds.get(name) == "Image"]
-            candidates = candidates or [
-                field.name for field in schema if _holds_bytes(field.type, types)
-            ]
+            if not candidates:
+                candidates = [field.name for field in schema if _holds_bytes(field.type, types)]
             if len(candidates) != 1:
                 raise InputError(
                     f"{file}: {len(candidates)} columns hold images; set image_column to one of "
@@ -152,12 +140,13 @@ class ParquetImages(ImageSource):
         from pyarrow import types
 
         _, label_column, names = self._columns
-        first = next(iter(self._files["train"]))
-        with _open_parquet(first) as parquet:
-            if names is not None or types.is_integer(parquet.schema_arrow.field(label_column).type):
-                return names
+        if names is not None:
+            return names
+        with _open_parquet(self._files["train"][0]) as parquet:
+            if types.is_integer(parquet.schema_arrow.field(label_column).type):
+                return None
         found: set[str] = set()
-        for file in (file for files in self._files.values() for file in files):
+        for file in chain.from_iterable(self._files.values()):
             with _open_parquet(file) as parquet:
                 for batch in parquet.iter_batches(columns=[label_column]):
                     found.update(batch.column(0).to_pylist())
@@ -165,14 +154,9 @@ class ParquetImages(ImageSource):
 
     def splits(self) -> dict[str, SplitInfo]:
         self._columns  # noqa: B018 -- wrong columns are refused before any work
-        infos = {}
-        for split, files in self._files.items():
-            rows = 0
-            for file in files:
-                with _open_parquet(file) as parquet:
-                    rows += parquet.metadata.num_rows
-            infos[split] = SplitInfo(rows)
-        return infos
+        return {
+            split: SplitInfo(sum(map(_num_rows, files))) for split, files in self._files.items()
+        }
 
     def read(self, split: str) -> Iterator[RawImage]:
         import pyarrow
@@ -186,11 +170,10 @@ class ParquetImages(ImageSource):
                 with _open_parquet(file) as parquet:
                     rows = _rows_per_read(parquet.metadata)
                     for batch in parquet.iter_batches(rows, columns=columns, use_threads=False):
-                        images = batch.column(batch.schema.names.index(image_column)).to_pylist()
+                        images = batch.column(image_column).to_pylist()
                         labels = [None] * len(images)
                         if label_column:
-                            place = batch.schema.names.index(label_column)
-                            labels = batch.column(place).to_pylist()
+                            labels = batch.column(label_column).to_pylist()
                         for image, label in zip(images, labels, strict=True):
                             if isinstance(label, str):
                                 label = numbers[label]
@@ -223,6 +206,11 @@ def _open_parquet(file: Path) -> Any:
         raise InputError(f"{file} is not a readable Parquet file: {_line(error)}") from error
 
 
+def _num_rows(file: Path) -> int:
+    with _open_parquet(file) as parquet:
+        return parquet.metadata.num_rows
+
+
 def _rows_per_read(metadata: Any) -> int:
     groups = range(metadata.num_row_groups)
     total_bytes = sum(metadata.row_group(group).total_byte_size for group in groups)
@@ -232,12 +220,9 @@ def _rows_per_read(metadata: Any) -> int:
 def _open_image(
     image: dict[str, Any] | bytes | None, label: int | None, folder: Path
 ) -> tuple[Image.Image, int | None]:
-    if isinstance(image, dict):
-        content = image.get("bytes")
-        if content is None and image.get("path"):
-            return Image.open(folder / image["path"]), label
-    else:
-        content = image
+    content = image.get("bytes") if isinstance(image, dict) else image
+    if content is None and isinstance(image, dict) and image.get("path"):
+        return Image.open(folder / image["path"]), label
     if content is None:
         raise ValueError("the row holds no image")
     return Image.open(io.BytesIO(content)), label
@@ -251,15 +236,8 @@ def _holds_bytes(kind: Any, types: Any) -> bool:
 
 
 def _split_of(name: str) -> str | None:
-    words = re.split(r"[^a-z]+", name.lower())
-    for split, names in (
-        ("test", TEST_NAMES),
-        ("validation", VALIDATION_NAMES),
-        ("train", TRAIN_NAMES),
-    ):
-        if any(word in names for word in words):
-            return split
-    return None
+    said = {SPLIT_OF.get(word) for word in re.split(r"[^a-z]+", name.lower())}
+    return next((split for split in ("test", "validation", "train") if split in said), None)
 
 
 def _line(error: BaseException) -> str:

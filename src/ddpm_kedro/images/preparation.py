@@ -12,14 +12,14 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.errors import InputError, one_line
 from ddpm_kedro.images.decoding import decode
 from ddpm_kedro.images.imageset import image_set_writer
 from ddpm_kedro.images.settings import PreparationSettings
@@ -41,12 +41,12 @@ LARGEST_LABEL = 4095  # of classes that have no names; larger numbers are not la
 def prepare(
     source: ImageSource, store: ImageStore, settings: PreparationSettings
 ) -> PreparedImages:
-    """Prepare the images of ``source``, or find them prepared.
+    """Prepare the images of `source`, or find them prepared.
 
     Raises:
-        InputError: the source holds no usable images, their sizes differ and ``image_size`` is
-            None, too many are broken, some have labels and some have none, a split stays empty, or
-            there is no room for them.
+        InputError: the source holds no usable images, their sizes differ and `image_size` is None,
+            too many are broken, some have labels and some have none, a split stays empty, or there
+            is no room for them.
     """
     splits = source.splits()
     relevant = asdict(settings)
@@ -87,30 +87,27 @@ class _Unreadable:
     reason: str
 
 
-_Read = tuple[DecodedImage, int] | _Unreadable  # with its digest, computed in the thread too
+_Read = DecodedImage | _Unreadable
 
 
+@dataclass
 class _Pass:
     """One pass through all images, with the number of channels decided or to be found."""
 
-    def __init__(
-        self,
-        source: ImageSource,
-        splits: Mapping[str, SplitInfo],
-        settings: PreparationSettings,
-        channels: int | None,
-        folder: Path,
-    ) -> None:
-        self.source, self.splits, self.settings = source, splits, settings
-        self.channels = channels
-        self.folder = folder
-        self.shape: tuple[int, ...] = ()  # (C, H, W) of the first image
-        self.first_name = ""
-        self.unreadable: list[_Unreadable] = []
-        self.builders: dict[str, SplitBuilder] = {}
-        numbers = [info.num_images for info in splits.values() if info.num_images is not None]
-        limit = settings.max_images or math.inf
-        known = len(numbers) == len(splits)
+    source: ImageSource
+    splits: Mapping[str, SplitInfo]
+    settings: PreparationSettings
+    channels: int | None
+    folder: Path
+    shape: tuple[int, ...] = ()  # (C, H, W) of the first image
+    first_name: str = ""
+    unreadable: list[_Unreadable] = field(default_factory=list)
+    builders: dict[str, SplitBuilder] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        numbers = [info.num_images for info in self.splits.values()]
+        limit = self.settings.max_images or math.inf
+        known = None not in numbers
         self.total = int(sum(min(number, limit) for number in numbers)) if known else None
 
     def run(self) -> dict[str, Any]:
@@ -154,13 +151,11 @@ class _Pass:
         except (InputError, MemoryError):
             raise
         except Exception as error:  # a decoder may raise anything at bytes that are no image
-            reason = " ".join(str(error).split()) or type(error).__name__
-            return _Unreadable(image.name, reason)
-        decoded = DecodedImage(image.name, array, label)
-        return decoded, decoded.digest
+            return _Unreadable(image.name, one_line(error))
+        return DecodedImage(image.name, array, label)
 
     def _take(self, split: str, read: list[_Read], files: ExitStack) -> None:
-        batches: dict[str, list[tuple[DecodedImage, int]]] = {name: [] for name in SPLIT_NAMES}
+        batches: dict[str, list[DecodedImage]] = {name: [] for name in SPLIT_NAMES}
         for entry in read:
             if isinstance(entry, _Unreadable):
                 self.unreadable.append(entry)
@@ -168,15 +163,15 @@ class _Pass:
                     self._refuse_unreadable(self.total)
                 continue
             if not self.shape:
-                self._start(entry[0], files)
-            image, digest = self._of_one_shape(*entry)
+                self._start(entry, files)
+            image = self._of_one_shape(entry)
             target = split
             if "test" not in self.splits:
-                target = "test" if digest / 2**64 < self.settings.test_fraction else "train"
-            batches[target].append((image, digest))
+                target = "test" if image.digest / 2**64 < self.settings.test_fraction else "train"
+            batches[target].append(image)
         for target, batch in batches.items():
             if batch:
-                self.builders[target].append(*zip(*batch, strict=True))
+                self.builders[target].append(batch)
 
     def _start(self, image: DecodedImage, files: ExitStack) -> None:
         self.shape, self.first_name = image.pixels.shape, image.name
@@ -192,7 +187,7 @@ class _Pass:
             writer = image_set_writer(self.folder / name, self.shape, self.source.classes)
             self.builders[split] = SplitBuilder(files.enter_context(writer))
 
-    def _of_one_shape(self, image: DecodedImage, digest: int) -> tuple[DecodedImage, int]:
+    def _of_one_shape(self, image: DecodedImage) -> DecodedImage:
         channels, *size = image.pixels.shape
         if list(self.shape[1:]) != size:
             _, height, width = self.shape
@@ -205,10 +200,9 @@ class _Pass:
         if channels > self.shape[0]:
             raise _ColourAfterGrey
         if channels == self.shape[0]:
-            return image, digest
+            return image
         grey_as_colour = np.repeat(image.pixels, self.shape[0], axis=0)
-        image = DecodedImage(image.name, grey_as_colour, image.label)
-        return image, image.digest
+        return DecodedImage(image.name, grey_as_colour, image.label)
 
     def _refuse_unreadable(self, total: int) -> None:
         number, share = len(self.unreadable), self.settings.max_unreadable
@@ -225,14 +219,13 @@ class _Pass:
             raise InputError(f"{self.source.name}: no image of it can be used")
         if self.unreadable:
             names = ", ".join(image.name for image in self.unreadable[:NAMED_FILES])
-            logger.warning(f"{len(self.unreadable)} unreadable images left out: {names}")
-        number = sum(builder.num_images for builder in self.builders.values())
-        for split, builder in self.builders.items():
-            if builder.num_images == 0:
-                raise InputError(
-                    f"{self.source.name}: none of its {number} images is in the {split} split; "
-                    "give more images, or another preparation.test_fraction"
-                )
+            logger.warning("%d unreadable images left out: %s", len(self.unreadable), names)
+        numbers = {split: builder.num_images for split, builder in self.builders.items()}
+        if empty := [split for split, number in numbers.items() if number == 0]:
+            raise InputError(
+                f"{self.source.name}: none of its {sum(numbers.values())} images is in the "
+                f"{empty[0]} split; give more images, or another preparation.test_fraction"
+            )
         classes = self._classes()
         splits = {
             split: builder.finish(self.folder / SPLIT_NAMES[split], classes)
@@ -243,8 +236,9 @@ class _Pass:
         shared = len(np.intersect1d(train, test, assume_unique=True))
         if shared:
             logger.warning(
-                f"{shared} images of the test split are in the training split too: scores against "
-                "the test split flatter"
+                "%d images of the test split are in the training split too: scores against the "
+                "test split flatter",
+                shared,
             )
         own = "test" in self.splits
         return {
@@ -264,13 +258,13 @@ class _Pass:
     def _classes(self) -> tuple[str, ...]:
         known = self.source.classes
         largest = max(builder.largest_label for builder in self.builders.values())
-        if known is None and largest > LARGEST_LABEL:
-            raise InputError(
-                f"{self.source.name}: {largest} among labels without class names; these are no "
-                "labels, choose another column or none"
-            )
         if known is None:
-            return tuple(str(number) for number in range(largest + 1))
+            if largest > LARGEST_LABEL:
+                raise InputError(
+                    f"{self.source.name}: {largest} among labels without class names; these are "
+                    "no labels, choose another column or none"
+                )
+            return tuple(map(str, range(largest + 1)))
         if known and largest >= len(known):
             raise InputError(
                 f"{self.source.name}: a label of {largest}, but names for {len(known)} classes only"
@@ -281,7 +275,7 @@ class _Pass:
 def _some(
     images: Iterator[RawImage], num_images: int | None, max_images: int | None
 ) -> Iterator[RawImage]:
-    """``max_images`` of them, evenly spaced where their number is known, else the first."""
+    """`max_images` of them, evenly spaced where their number is known, else the first."""
     if max_images is None or num_images is None or num_images <= max_images:
         return islice(images, max_images)
     return (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -16,34 +16,28 @@ from ddpm_kedro.errors import InputError
 Pixels = Image.Image | np.ndarray
 """A Pillow image of any mode, or a uint8 array (H, W) or (H, W, C) with C = 1, 3 or 4."""
 
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "testing")
-VALIDATION_NAMES = ("val", "valid", "validation", "eval")
+SPLIT_OF = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLIT_OF |= dict.fromkeys(("val", "valid", "validation", "eval"), "validation")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
 class RawImage:
-    """One image before it is decoded.
-
-    Args:
-        name: what a person finds it by: a path, or a file and a row.
-        load: reads it and returns its pixels and its label (None: it has none). It runs in a
-            worker thread and may raise anything where the image is broken.
-    """
+    """One image before it is decoded."""
 
     name: str
+    """What a person finds it by: a path, or a file and a row."""
     load: Callable[[], tuple[Pixels, int | None]]
+    """Reads it and returns its pixels and its label (None: it has none). It runs in a worker thread
+    and may raise anything where the image is broken."""
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """What is known of a split before it is read.
-
-    Args:
-        num_images: how many images it has, broken ones included; None where only reading tells.
-    """
+    """What is known of a split before it is read."""
 
     num_images: int | None = None
+    """How many images it has, broken ones included; None where only reading tells."""
 
 
 class ImageSource(ABC):
@@ -54,11 +48,8 @@ class ImageSource(ABC):
 
     @abstractmethod
     def splits(self) -> Mapping[str, SplitInfo]:
-        """``"train"``, and ``"test"`` where the source has a split of its own for it.
-
-        Raises:
-            InputError: nothing is there, or it is not what this source reads.
-        """
+        """``"train"``, and ``"test"`` where the source has a split of its own for it; InputError
+        where nothing is there, or it is not what this source reads."""
 
     @property
     @abstractmethod
@@ -74,12 +65,20 @@ class ImageSource(ABC):
         """What the pixels depend on, JSON-serialisable: options, and the files' sizes and times."""
 
 
-def existing_path(path: str | Path | None, what: str) -> Path:
-    """``path`` as a Path.
+def by_split(named: Sequence[tuple[str | None, _Item]]) -> dict[str, list[_Item]]:
+    """Items under ``train`` and ``test``, each given with its name in `SPLIT_OF`; ``validation`` is
+    the test split where nothing else is."""
+    names = {name for name, _ in named}
+    test = "test" if "test" in names else "validation"
+    return {
+        split: [item for name, item in named if name == wanted]
+        for split, wanted in (("train", "train"), ("test", test))
+        if wanted in names
+    }
 
-    Raises:
-        InputError: it is None, or nothing is there; ``what`` says what should be.
-    """
+
+def existing_path(path: str | Path | None, what: str) -> Path:
+    """`path` as a Path; InputError where it is None or nothing is there, with `what` should be."""
     if path is None or str(path) == "":
         raise InputError(f"image_path is not set: give {what}")
     path = Path(path).expanduser()
@@ -91,7 +90,7 @@ def existing_path(path: str | Path | None, what: str) -> Path:
 
 
 def file_facts(path: Path, root: Path) -> tuple[str, int, int]:
-    """(path below ``root``, bytes, modification time in ns): other images, other facts."""
+    """(path below `root`, bytes, modification time in ns): other images, other facts."""
     try:
         status = path.stat()
     except OSError:

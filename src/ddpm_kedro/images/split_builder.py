@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +17,34 @@ from ddpm_kedro.images.imageset import ImageSetWriter
 _NO_LABEL = -1
 
 
-@dataclass(frozen=True)
+@dataclass
 class DecodedImage:
-    """One image as it will be stored.
-
-    Args:
-        name: see :class:`~ddpm_kedro.images.source.RawImage`.
-        pixels: uint8 (C, H, W).
-        label: 0 or more; None or a negative number is no label.
-    """
+    """One image as it will be stored: uint8 (C, H, W), and a label from 0 on; None or a negative
+    number is no label. Equal pixels have equal digests, 64 bits of a hash of them; two of 10
+    million different images share one with a probability of 3e-6."""
 
     name: str
     pixels: np.ndarray
     label: int | None
+    digest: int = field(init=False)
 
-    @property
-    def digest(self) -> int:
-        """64 bits of a hash of the pixels: equal pixels, equal digests.
-
-        Two of 10 million different images share one with a probability of 3e-6.
-        """
+    def __post_init__(self) -> None:
         hasher = hashlib.blake2b(np.ascontiguousarray(self.pixels).data, digest_size=8)
-        return int.from_bytes(hasher.digest(), "little")
+        self.digest = int.from_bytes(hasher.digest(), "little")
 
 
 class SplitBuilder:
-    """Takes decoded images in order; holds 16 bytes an image and one batch.
-
-    Args:
-        writer: where the pixels go.
-    """
+    """Takes decoded images in order, hands their pixels to a writer; holds 16 bytes an image."""
 
     def __init__(self, writer: ImageSetWriter) -> None:
         self._writer = writer
         self._labels = array("q")
         self._digests = array("Q")
-        self._histogram: np.ndarray | int = 0  # int64 (C, 256): how often each value occurs
+        self._histogram: Any = 0  # int64 (C, 256): how often each value occurs
         self._first_without_label: str | None = None
 
     @property
     def num_images(self) -> int:
-        """How many images came so far."""
         return len(self._labels)
 
     @property
@@ -66,13 +52,13 @@ class SplitBuilder:
         """-1 when no image has a label."""
         return max(self._labels, default=_NO_LABEL)
 
-    def append(self, images: Sequence[DecodedImage], digests: Sequence[int]) -> None:
-        """Write images of one shape with their digests."""
+    def append(self, images: Sequence[DecodedImage]) -> None:
+        """Write images of one shape."""
         batch = np.stack([image.pixels for image in images])  # (n, C, H, W)
         self._writer.append(batch)
         counts = [np.bincount(batch[:, c].ravel(), minlength=256) for c in range(batch.shape[1])]
         self._histogram = self._histogram + np.stack(counts)
-        self._digests.extend(digests)
+        self._digests.extend(image.digest for image in images)
         for image in images:
             label = _NO_LABEL if image.label is None or image.label < 0 else image.label
             if label == _NO_LABEL and self._first_without_label is None:
@@ -85,22 +71,15 @@ class SplitBuilder:
 
     def moments(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of every channel over all pixels, in grey levels 0..255."""
-        assert isinstance(self._histogram, np.ndarray)
         values = np.arange(256)
         number = self._histogram.sum(axis=1)
         mean = self._histogram @ values / number
         variance = self._histogram @ values**2 / number - mean**2
-        return (
-            [round(float(value), 4) for value in mean],
-            [round(math.sqrt(max(0.0, value)), 4) for value in variance],
-        )
+        deviation = np.sqrt(np.maximum(0.0, variance))
+        return tuple([round(value, 4) for value in each.tolist()] for each in (mean, deviation))
 
     def finish(self, path: Path, classes: Sequence[str]) -> dict[str, Any]:
-        """Complete the file and say what is in it.
-
-        Raises:
-            InputError: some images have a label and some have none.
-        """
+        """Complete the file and say what is in it; InputError where only some have a label."""
         labels = np.array(self._labels, dtype=np.int64)
         labelled = self.largest_label != _NO_LABEL
         if labelled and self._first_without_label is not None:

@@ -32,15 +32,12 @@ class PreparedImages:
 
 
 class ImageStore:
-    """A folder with one folder for each preparation, named by its key.
+    """A folder, made where missing, with one folder for each preparation, named by its key.
 
     A preparation is written aside and gets its name in one rename when it is whole, so a folder
     with a key for a name is finished work; it is found again and not redone. Runs that want the
     same images at the same time wait for the first. Nothing is ever pruned; each folder may be
     deleted by hand at any time, for the published files are links or copies.
-
-    Args:
-        path: the store's folder; made where missing.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -51,11 +48,9 @@ class ImageStore:
     ) -> PreparedImages:
         """The finished preparation with these facts; made now if there is none.
 
-        Args:
-            facts: everything that the prepared bytes depend on, JSON-serialisable.
-            make: writes ``train_images.safetensors`` and ``test_images.safetensors`` into the
-                folder that it is given, and returns the data card, in which
-                ``splits.<split>.file_bytes`` is the size of each file.
+        `facts` are all that the prepared bytes depend on, JSON-serialisable. `make` writes the
+        files of `SPLIT_NAMES` into the folder that it is given, and returns the data card, in which
+        ``splits.<split>.file_bytes`` is the size of each.
 
         Raises:
             InputError: the store's folder is not writable, or its disk is full.
@@ -72,7 +67,7 @@ class ImageStore:
                     self._make(key, make)
                     found = self._find(key)
                 else:
-                    logger.info(f"images prepared before, found in {self.path / key}")
+                    logger.info("images prepared before, found in %s", self.path / key)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise _unwritable(self.path, error) from error
@@ -95,19 +90,14 @@ class ImageStore:
                 facts = card["splits"][split]
                 if (folder / name).stat().st_size != facts["file_bytes"]:
                     raise ValueError(f"{name} has another size than it was written with")
-                receipts[split] = Receipt(
-                    folder / name,
-                    {key: facts[key] for key in ("num_images", "content_hash")},
-                )
-        except FileNotFoundError:
-            if not folder.exists():
-                return None
-            logger.warning(f"{folder} is not whole; preparing these images again")
+                small = {fact: facts[fact] for fact in ("num_images", "content_hash")}
+                receipts[split] = Receipt(folder / name, small)
+        except (FileNotFoundError, ValueError, KeyError) as error:
+            if folder.exists():
+                why = "" if isinstance(error, FileNotFoundError) else f" ({error})"
+                logger.warning("%s is not whole%s; preparing these images again", folder, why)
             return None
-        except (ValueError, KeyError) as error:
-            logger.warning(f"{folder} is not whole ({error}); preparing these images again")
-            return None
-        return PreparedImages(receipts["train"], receipts["test"], card)
+        return PreparedImages(**receipts, card=card)
 
     def _make(self, key: str, make: Callable[[Path], Mapping[str, Any]]) -> None:
         with atomic_folder(self.path / key) as aside:

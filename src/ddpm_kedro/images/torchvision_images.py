@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.errors import InputError, one_line
 from ddpm_kedro.images.idx import find_idx, read_idx
 from ddpm_kedro.images.source import ImageSource, Pixels, RawImage, SplitInfo
 from ddpm_kedro.locks import FileLock
@@ -62,19 +62,10 @@ class TorchvisionImages(ImageSource):
 
         found = getattr(torchvision.datasets, self.name, None)
         if not inspect.isclass(found):
-            near = ", ".join(
-                name
-                for name in torchvision.datasets.__all__
-                if name.lower() == str(self.name).lower()
-            )
-            raise InputError(
-                f"torchvision has no dataset {self.name}"
-                + (
-                    f"; did you mean {near}?"
-                    if near
-                    else "; CIFAR10, FashionMNIST and SVHN are some"
-                )
-            )
+            wrong, known = str(self.name).lower(), torchvision.datasets.__all__
+            near = ", ".join(name for name in known if name.lower() == wrong)
+            hint = f"did you mean {near}?" if near else "CIFAR10, FashionMNIST and SVHN are some"
+            raise InputError(f"torchvision has no dataset {self.name}; {hint}")
         return found
 
     @cached_property
@@ -90,9 +81,6 @@ class TorchvisionImages(ImageSource):
                 break
         return names
 
-    def _chosen(self, split: str) -> dict[str, Any] | None:
-        return self.train if split == "train" else self.test
-
     def _idx_files(self, split: str) -> tuple[Path, Path] | None:
         from torchvision.datasets import MNIST
 
@@ -107,15 +95,15 @@ class TorchvisionImages(ImageSource):
             return self._open_split[1]
         self._open_split = None  # one split at a time: many hold all their pixels in memory
         files = self._idx_files(split)
-        if files is not None and not self.arguments and self._chosen(split) is None:
-            dataset: Any = _IDXPairs(*files)
+        if files is not None and not self.arguments and getattr(self, split) is None:
+            dataset: Any = _idx_pairs(*files)
         else:
             dataset = self._construct(split)
         self._open_split = (split, dataset)
         return dataset
 
     def _construct(self, split: str) -> Any:
-        chosen = self._chosen(split)
+        chosen = getattr(self, split)
         if chosen is not None:
             return self._call(dict(chosen))
         if "train" in self._parameters:
@@ -145,7 +133,7 @@ class TorchvisionImages(ImageSource):
         if "download" not in self._parameters:
             raise InputError(
                 f"{self.name} is not below {self.path}, and torchvision cannot download it: "
-                f"{_line(missing)}"
+                f"{one_line(missing)}"
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -160,13 +148,13 @@ class TorchvisionImages(ImageSource):
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"{self.name} is not below {self.path} and cannot be downloaded "
-                f"({_line(error)}): put its files there, or set raw_root to where they are"
+                f"({one_line(error)}): put its files there, or set raw_root to where they are"
             ) from error
 
     def _refuse(self, error: Exception, arguments: Mapping[str, Any]) -> NoReturn:
         if isinstance(error, ValueError) and "for argument split" in str(error):
-            raise _UnknownValue(f"torchvision's {self.name}: {_line(error)}") from error
-        raise InputError(f"torchvision's {self.name}({arguments}): {_line(error)}") from error
+            raise _UnknownValue(f"torchvision's {self.name}: {one_line(error)}") from error
+        raise InputError(f"torchvision's {self.name}({arguments}): {one_line(error)}") from error
 
     @cached_property
     def _overview(self) -> dict[str, tuple[int, str]]:
@@ -210,22 +198,14 @@ class _UnknownValue(InputError):
     """torchvision does not know this value of ``split``."""
 
 
-class _IDXPairs(Sequence[tuple[np.ndarray, int]]):
+def _idx_pairs(images: Path, labels: Path) -> list[tuple[np.ndarray, np.uint8]]:
     """Images (28, 28) and labels from a pair of IDX files."""
-
-    def __init__(self, images: Path, labels: Path) -> None:
-        self.images, self.labels = read_idx(images), read_idx(labels)
-        if len(self.images) != len(self.labels):
-            raise InputError(
-                f"{images.name} holds {len(self.images)} images and {labels.name} "
-                f"{len(self.labels)} labels"
-            )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.images[index], int(self.labels[index])
+    scans, digits = read_idx(images), read_idx(labels)
+    if len(scans) != len(digits):
+        raise InputError(
+            f"{images.name} holds {len(scans)} images and {labels.name} {len(digits)} labels"
+        )
+    return list(zip(scans, digits, strict=True))
 
 
 def _item(dataset: Any, index: int) -> tuple[Pixels, int | None]:
@@ -239,7 +219,3 @@ def _sample_hash(dataset: Any) -> str:
         pixels, label = _item(dataset, index)
         hasher.update(np.asarray(pixels).tobytes() + str(label).encode())
     return hasher.hexdigest()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

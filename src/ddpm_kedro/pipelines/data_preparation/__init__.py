@@ -1,5 +1,3 @@
 """Stage one: images become arrays."""
 
-from ddpm_kedro.pipelines.data_preparation.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from ddpm_kedro.pipelines.data_preparation.pipeline import create_pipeline as create_pipeline

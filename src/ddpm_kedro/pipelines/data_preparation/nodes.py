@@ -16,11 +16,7 @@ from ddpm_kedro.parameters import PreparationParameters
 def prepare_images(
     raw_images: ImageSource, image_store: ImageStore, parameters: PreparationParameters
 ) -> tuple[Receipt, Receipt, dict[str, Any]]:
-    """Prepare the images, or find them prepared before.
-
-    Returns:
-        receipts of the files of the training and the test split, and the data card.
-    """
+    """Receipts of the files of the training and the test split, and the data card."""
     chosen = asdict(parameters)
     del chosen["source"]  # it is `raw_images` already
     prepared = prepare(raw_images, image_store, PreparationSettings(**chosen))

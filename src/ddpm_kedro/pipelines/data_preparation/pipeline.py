@@ -9,13 +9,10 @@ from ddpm_kedro.pipelines.data_preparation.nodes import prepare_images
 
 def create_pipeline() -> Pipeline:
     """raw_images -> train_images, test_images, data_card."""
-    return Pipeline(
-        [
-            node(
-                prepare_images,
-                inputs=["raw_images", "image_store", "params:preparation"],
-                outputs=["train_images", "test_images", "data_card"],
-                name="prepare_images",
-            )
-        ]
+    prepare = node(
+        prepare_images,
+        inputs=["raw_images", "image_store", "params:preparation"],
+        outputs=["train_images", "test_images", "data_card"],
+        name="prepare_images",
     )
+    return Pipeline([prepare])

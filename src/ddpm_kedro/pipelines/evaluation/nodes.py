@@ -30,15 +30,9 @@ def evaluate_samples(
     model: Model,
     parameters: EvaluationSettings,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Judge the samples and the model.
-
-    Returns:
-        metrics: flat numbers, see :mod:`ddpm_kedro.evaluation.metric_names`; diagnostics: plain
-        data for the report, what the model is included, and what was judged.
-
-    Raises:
-        InputError: samples, model and training images do not belong together.
-    """
+    """Metrics, flat numbers, see :mod:`ddpm_kedro.evaluation.metric_names`, and diagnostics, plain
+    data for the report, what the model is included, and what was judged. InputError where samples,
+    model and training images do not belong together."""
     check_samples(samples_card, samples, model, train_images)
     metrics, diagnostics = evaluate(samples, train_images, test_images, model.denoiser, parameters)
     # An infinite argument becomes its name: the file is JSON, which has no infinity.
@@ -56,11 +50,8 @@ def write_report(
     metrics: Mapping[str, Any],
     diagnostics: Mapping[str, Any],
 ) -> str:
-    """One self-contained HTML page on what was trained and how good it is.
-
-    Raises:
-        InputError: the evaluation is of other samples, or the training log of another model.
-    """
+    """One self-contained HTML page on what was trained and how good it is; InputError where the
+    evaluation is of other samples."""
     evaluated = diagnostics.get("evaluated", {})
     check_evaluation(evaluated, samples, metrics, train_images)
     if not has_training_log(training_card, evaluated["samples"]["model"]):

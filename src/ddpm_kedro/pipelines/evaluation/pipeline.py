@@ -9,35 +9,18 @@ from ddpm_kedro.pipelines.evaluation.nodes import evaluate_samples, write_report
 
 def create_pipeline() -> Pipeline:
     """samples, images, model -> metrics, diagnostics -> report."""
-    return Pipeline(
-        [
-            node(
-                evaluate_samples,
-                inputs=[
-                    "samples",
-                    "samples_card",
-                    "train_images",
-                    "test_images",
-                    "model",
-                    "params:evaluation",
-                ],
-                outputs=["metrics", "diagnostics"],
-                name="evaluate_samples",
-                tags=["gpu"],
-            ),
-            node(
-                write_report,
-                inputs=[
-                    "samples",
-                    "train_images",
-                    "training_log",
-                    "sample_previews",
-                    "training_card",
-                    "metrics",
-                    "diagnostics",
-                ],
-                outputs="report",
-                name="write_report",
-            ),
-        ]
+    images, log = ["train_images", "test_images"], ["training_log", "sample_previews"]
+    evaluate = node(
+        evaluate_samples,
+        inputs=["samples", "samples_card", *images, "model", "params:evaluation"],
+        outputs=["metrics", "diagnostics"],
+        name="evaluate_samples",
+        tags=["gpu"],
     )
+    report = node(
+        write_report,
+        inputs=["samples", "train_images", *log, "training_card", "metrics", "diagnostics"],
+        outputs="report",
+        name="write_report",
+    )
+    return Pipeline([evaluate, report])

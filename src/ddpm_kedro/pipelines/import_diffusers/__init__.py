@@ -1,5 +1,3 @@
 """Beside the stages: a folder of Hugging Face diffusers as the model."""
 
-from ddpm_kedro.pipelines.import_diffusers.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from ddpm_kedro.pipelines.import_diffusers.pipeline import create_pipeline as create_pipeline

@@ -9,13 +9,5 @@ from ddpm_kedro.pipelines.import_diffusers.nodes import import_model
 
 def create_pipeline() -> Pipeline:
     """diffusers_import -> model, training_card."""
-    return Pipeline(
-        [
-            node(
-                import_model,
-                inputs=["diffusers_import", "params:data_root"],
-                outputs=["model", "training_card"],
-                name="import_model",
-            )
-        ]
-    )
+    inputs, outputs = ["diffusers_import", "params:data_root"], ["model", "training_card"]
+    return Pipeline([node(import_model, inputs, outputs, name="import_model")])

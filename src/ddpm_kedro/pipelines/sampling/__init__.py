@@ -1,5 +1,3 @@
 """Stage three: the model draws images."""
 
-from ddpm_kedro.pipelines.sampling.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from ddpm_kedro.pipelines.sampling.pipeline import create_pipeline as create_pipeline

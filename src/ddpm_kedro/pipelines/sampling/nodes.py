@@ -19,12 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 def sample_images(model: Model, parameters: SamplingSettings) -> tuple[np.ndarray, dict[str, Any]]:
-    """Draw images; the weights were chosen when the model was loaded.
-
-    Returns:
-        uint8 (N, C, H, W), values 0..255 (image i depends on the seed and i, not on batch_size);
-        their card, which says who made them and how.
-    """
+    """Images that the model draws, uint8 (N, C, H, W), values 0..255, and their card: who made them
+    and how. Image i depends on the seed and i, not on batch_size; the weights were chosen when the
+    model was loaded."""
     device = choose_device(parameters.device)
     precision = choose_precision(parameters.precision, device).name
     sampler = model.drawn_with(parameters.sampler, parameters.num_steps)
@@ -60,9 +57,8 @@ def _way(sampler: Mapping[str, Any], parameters: SamplingSettings) -> str:
     """Which sampler draws, in how many steps, and who says so."""
     name = sampler["type"].rpartition(".")[2]
     whose = "the model's own sampler" if parameters.sampler is None else "as asked"
-    return f"{name}, {whose}, in {sampler.get('num_steps', 'its own')} steps" + (
-        "" if parameters.num_steps is None else " (sampling.num_steps)"
-    )
+    source = "" if parameters.num_steps is None else " (sampling.num_steps)"
+    return f"{name}, {whose}, in {sampler.get('num_steps', 'its own')} steps{source}"
 
 
 def _class_asked(label: int | str | None, classes: Sequence[str]) -> int | str | None:

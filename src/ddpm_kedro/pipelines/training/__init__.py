@@ -1,5 +1,3 @@
 """Stage two: the model learns."""
 
-from ddpm_kedro.pipelines.training.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+from ddpm_kedro.pipelines.training.pipeline import create_pipeline as create_pipeline

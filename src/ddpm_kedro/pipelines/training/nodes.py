@@ -19,12 +19,8 @@ def train_model(
     tracker: Tracker,
     parameters: TrainingSettings,
 ) -> tuple[Receipt, Receipt, Receipt, dict[str, Any]]:
-    """Train, resume or find the training already done.
-
-    Returns:
-        receipts of the model file, the training log and the folder of previews; then the card that
-        says which model they are of.
-    """
+    """Train, resume or find the training already done: receipts of the model file, the training log
+    and the folder of previews; then the card that says which model they are of."""
     receipts = train(train_images, checkpoints, tracker, parameters)
     card = {"model": content_hash(receipts.model.path), **receipts.training_log.facts}
     return receipts.model, receipts.training_log, receipts.sample_previews, card

@@ -9,15 +9,12 @@ from ddpm_kedro.pipelines.training.nodes import train_model
 
 def create_pipeline() -> Pipeline:
     """train_images -> model, training_log, sample_previews, training_card."""
-    return Pipeline(
-        [
-            node(
-                train_model,
-                inputs=["train_images", "checkpoints", "tracker", "params:training"],
-                # saved in this order: the card last, so that it fits nothing after a kill
-                outputs=["model", "training_log", "sample_previews", "training_card"],
-                name="train_model",
-                tags=["gpu"],
-            )
-        ]
+    train = node(
+        train_model,
+        inputs=["train_images", "checkpoints", "tracker", "params:training"],
+        # saved in this order: the card last, so that it fits nothing after a kill
+        outputs=["model", "training_log", "sample_previews", "training_card"],
+        name="train_model",
+        tags=["gpu"],
     )
+    return Pipeline([train])
