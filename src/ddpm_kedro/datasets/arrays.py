@@ -1,4 +1,4 @@
-"""An array in the catalog: ``samples``."""
+"""Arrays that are mapped into memory: `train_images`, `test_images`, `samples`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,43 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddpm_kedro.datasets.png_image import encoded
-from ddpm_kedro.datasets.whole_file import WholeFile
+from ddpm_kedro.datasets.local_entry import LocalEntry, PublishedFile, writing
+from ddpm_kedro.datasets.report_files import encoded
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
 from ddpm_kedro.images.grid import make_grid
+from ddpm_kedro.images.imageset import ImageSet
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import ImagePreview
 
+_PREVIEWED_IMAGES = 64
 
-class NumpyFile(WholeFile[np.ndarray, np.ndarray]):
-    """One ``.npy`` file, read memory-mapped; nothing in it is ever unpickled."""
+
+class ImageSetFile(PublishedFile[ImageSet]):
+    """One safetensors file of images and labels; Kedro-Viz shows a grid."""
+
+    def load(self) -> ImageSet:
+        """The images, mapped into memory.
+
+        Raises:
+            InputError: there is no file yet, or it is not a whole image set.
+        """
+        return ImageSet.open(self._path)
+
+    def preview(self, max_side: int = 1024) -> ImagePreview:
+        """Images evenly spaced through the set, no side longer than `max_side` pixels."""
+        if not self._exists():
+            return ""
+        images = self.load().images
+        chosen = np.linspace(0, len(images) - 1, min(_PREVIEWED_IMAGES, len(images))).astype(int)
+        grid = make_grid(images[chosen])
+        grid.thumbnail((max_side, max_side))
+        return encoded(grid)
+
+
+class NumpyFile(LocalEntry[np.ndarray, np.ndarray]):
+    """One `.npy` file; nothing in it is ever unpickled."""
 
     def load(self) -> np.ndarray:
         """The array as a read-only memory map.
@@ -39,8 +64,8 @@ class NumpyFile(WholeFile[np.ndarray, np.ndarray]):
             InputError: it holds objects.
         """
         if data.dtype.hasobject:
-            raise InputError(f"{self._filepath}: an array of objects is not written")
-        with atomic_write(self._filepath) as file:
+            raise InputError(f"{self._path}: an array of objects is not written")
+        with writing(self._path), atomic_write(self._path) as file:
             np.save(file, data, allow_pickle=False)
 
     def preview(self, max_images: int = 64) -> ImagePreview:
