@@ -102,7 +102,7 @@ class FileEntry:
         return f"no file {self._shown(self._filepath)}: run `kedro run{stage}` first"
 
     def _shown(self, path: Any) -> str:
-        return str(path) if self._is_local else self._fs.unstrip_protocol(str(path))
+        return str(path) if self._is_local else f"{self._protocol}://{path}"
 
 
 class _Memory(AbstractFileSystem):

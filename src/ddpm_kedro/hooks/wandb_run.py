@@ -142,7 +142,7 @@ class WandbHook:
                 path = data.path if is_receipt else path_of(dataset)
                 if path is None:
                     kind = type(dataset).__name__
-                    raise TypeError(f"{kind} has no path that could be an artifact")
+                    raise TypeError(f"{kind} is no local file, so no artifact")
                 facts = numbers(data.facts) if is_receipt else {}
                 kind = "model" if mark["type"] == "model" else name
                 self._recording.file(name, path, kind, mark.get("aliases", ()), facts)
