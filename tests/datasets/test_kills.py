@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from kedro.io import Version
 from PIL import Image
 
 from ddpm_kedro.datasets.arrays import ImageSetFile, NumpyFile
+from ddpm_kedro.datasets.diffusers_folder import DiffusersFolder
 from ddpm_kedro.datasets.report_files import (
     DiagnosticsFile,
     JSONFile,
@@ -23,6 +25,7 @@ from ddpm_kedro.datasets.report_files import (
     TextFile,
 )
 from ddpm_kedro.datasets.training_results import JSONLines, ModelFile, PreviewFolder
+from ddpm_kedro.diffusion.interchange import DiffusersModel
 from ddpm_kedro.files import Receipt
 
 _STEPS = ("open", "os.mkdir", "os.link", "os.rename", "os.remove", "shutil.copyfile")
@@ -75,6 +78,11 @@ def grids(folder: Path, *counts: int) -> Receipt:
     return Receipt(folder)
 
 
+def exported(value: float) -> DiffusersModel:
+    names = {"_class_name": "Any", "value": value}
+    return DiffusersModel("Any", names, {"weight": torch.full((9,), value)}, names)
+
+
 FILES = {
     JSONFile: lambda root: ({"a": 1}, {"b": [2] * 9999}),
     MetricsFile: lambda root: ({"a": 1}, {"b": 2}),
@@ -86,7 +94,9 @@ FILES = {
     ModelFile: lambda root: (receipt(root / "a", "old"), receipt(root / "b", "new")),
     JSONLines: lambda root: (receipt(root / "a", "old"), receipt(root / "b", "new")),
     PreviewFolder: lambda root: (grids(root / "a", 1), grids(root / "b", 2, 3)),
+    DiffusersFolder: lambda root: (exported(1.0), exported(2.0)),
 }
+FOLDERS = (PreviewFolder, DiffusersFolder)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -94,7 +104,7 @@ FILES = {
 def test_a_killed_save_leaves_the_old_or_the_new(kind: Any, tmp_path: Path) -> None:
     old, new = FILES[kind](tmp_path)
     path = tmp_path / "there" / "it.png"
-    dataset = kind(**{"path" if kind is PreviewFolder else "filepath": str(path)})
+    dataset = kind(**{"path" if kind in FOLDERS else "filepath": str(path)})
     dataset.save(new)
     whole_new = content(path)
     dataset.save(old)
