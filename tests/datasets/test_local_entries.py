@@ -48,6 +48,8 @@ def test_a_local_url_is_a_path(entry, key, tmp_path):
     catalog = DataCatalog.from_config({"it": {**entry, key: f"file://{tmp_path}/it"}})
     assert catalog["it"]._path == tmp_path / "it"
     assert not catalog.exists("it")
+    if entry is STORE:
+        assert catalog.load("it").path == tmp_path / "it"
 
 
 def test_a_handle_without_a_folder_is_not_versioned_either():

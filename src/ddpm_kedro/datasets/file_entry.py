@@ -43,9 +43,8 @@ class FileEntry:
         self._required = required
         self._is_local = isinstance(self._fs, LocalFileSystem)
         if self._is_local and self._version and Path(self._filepath).is_file():
-            raise InputError(
-                f"{self._filepath} is a file, `versioned: true` needs a folder: move it"
-            )
+            hint = "versions need a folder of that name: move it, or leave `versioned: true` out"
+            raise InputError(f"{self._filepath} is a file, {hint}")
         if self._is_local and not self._version and Path(self._filepath).is_dir():
             hint = "if it holds versions, say `versioned: true`, else move it"
             raise InputError(f"{self._filepath} is a folder, not a file: {hint}")
@@ -56,17 +55,17 @@ class FileEntry:
         Raises:
             InputError: it is missing, cannot be read, or holds something else.
         """
-        if not self._exists():
-            if self._required or (self._version and self._version.load):
-                raise InputError(self._why_missing())
-            return None
+        failures = (OSError, ValueError) if self._is_local else (Exception,)
         try:
-            return super().load.__wrapped__(self)
-        except (OSError, ValueError) as error:
-            no_access = isinstance(error, OSError) and error.errno
-            reason = "cannot be read" if no_access else f"is not {self._content}"
-            where = self._shown(self._get_load_path())
-            raise InputError(f"{where} {reason}: {error}") from error
+            if self._exists():
+                return super().load.__wrapped__(self)
+        except failures as error:
+            is_content = isinstance(error, ValueError | OSError) and not getattr(error, "errno", 0)
+            reason = f"is not {self._content}" if is_content else "cannot be read"
+            raise InputError(f"{self._shown(self._get_load_path())} {reason}: {error}") from error
+        if self._required or (self._version and self._version.load):
+            raise InputError(self._why_missing())
+        return None
 
     def save(self, data: Any) -> None:
         """Let the class below write into memory, then the file appear whole, or not at all.
@@ -74,16 +73,16 @@ class FileEntry:
         Raises:
             InputError: `data` is not what such a file can hold, or the file cannot be written.
         """
-        where, memory = self._get_save_path(), _Memory(skip_instance_cache=True)
-        aside = copy.copy(self)
+        aside, memory = copy.copy(self), _Memory(skip_instance_cache=True)
         aside._fs = memory
-        try:
-            super().save.__wrapped__(aside, data)
-        except (TypeError, ValueError) as error:
-            message = f"{self._shown(where)}: cannot be written as {self._content}: {error}"
-            raise InputError(message) from error
-        content = memory.file.getvalue() + self._end
-        with writing(self._shown(where), self._is_local):
+        with writing(self._shown(self._filepath), self._is_local):
+            where = self._get_save_path()
+            try:
+                super().save.__wrapped__(aside, data)
+            except (OSError, TypeError, ValueError) as error:
+                message = f"{self._shown(where)}: cannot be written as {self._content}: {error}"
+                raise InputError(message) from error
+            content = memory.file.getvalue() + self._end
             if self._is_local:
                 with atomic_write(where) as file:
                     file.write(content)

@@ -34,11 +34,14 @@ class Handle(AbstractDataset):
         metadata: dict[str, Any] | None = None,
         **arguments: Any,
     ) -> None:
-        self._option = {**({"type": of} if isinstance(of, str) else of), **arguments}
-        path = arguments.get("path")
-        if path is not None or version is not None:
-            path = local_path(path or self._option["type"], version, credentials)
-        self._path = path
+        option = {"type": of} if isinstance(of, str) else dict(of)
+        self._path = None
+        if "path" in arguments:
+            self._path = local_path(arguments["path"], version, credentials)
+            arguments["path"] = str(self._path)
+        elif version is not None or credentials is not None:
+            local_path(option["type"], version, credentials)
+        self._option = {**option, **arguments}
         self._made: Any = None
         self.metadata = metadata
 

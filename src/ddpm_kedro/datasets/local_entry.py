@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from kedro.io import AbstractDataset, Version
+from kedro.io import AbstractDataset, DatasetError, Version
 from kedro.io.core import get_protocol_and_path
 
 from ddpm_kedro.errors import InputError
@@ -81,15 +81,17 @@ def writing(path: str | Path, is_local: bool = True) -> Iterator[None]:
     """Turn what the file system says against a write into one line.
 
     Raises:
-        InputError: an OSError rose from the block.
+        InputError: an OSError rose from the block; of a remote file system any error.
     """
+    failures = (OSError,) if is_local else (Exception,)
     try:
         yield
-    except OSError as error:
+    except (InputError, DatasetError):
+        raise
+    except failures as error:
         hint = ": set data_root to a folder that you may write to and that has room"
-        raise InputError(
-            f"cannot write {path} ({error.strerror or error}){hint if is_local else ''}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {path} ({reason}){hint if is_local else ''}") from error
 
 
 def local_path(place: str, version: Version | None = None, credentials: Any = None) -> Path:
