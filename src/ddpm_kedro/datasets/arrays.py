@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PREVIEWED_IMAGES = 64
 
 
-class ImageSetFile(PublishedFile[ImageSet]):
+class ImageSetFile(PublishedFile):
     """One safetensors file of images and labels; Kedro-Viz shows a grid."""
 
     def load(self) -> ImageSet:
@@ -41,7 +41,7 @@ class ImageSetFile(PublishedFile[ImageSet]):
         return encoded(grid)
 
 
-class NumpyFile(LocalEntry[np.ndarray, np.ndarray]):
+class NumpyFile(LocalEntry):
     """One `.npy` file; nothing in it is ever unpickled."""
 
     def load(self) -> np.ndarray:
@@ -58,11 +58,7 @@ class NumpyFile(LocalEntry[np.ndarray, np.ndarray]):
             raise InputError(f"{path} is not a whole array: {error}") from error
 
     def save(self, data: np.ndarray) -> None:
-        """Write the array.
-
-        Raises:
-            InputError: it holds objects.
-        """
+        """Write the array; InputError where it holds objects."""
         if data.dtype.hasobject:
             raise InputError(f"{self._path}: an array of objects is not written")
         with writing(self._path), atomic_write(self._path) as file:

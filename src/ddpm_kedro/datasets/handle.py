@@ -56,11 +56,7 @@ class Handle(AbstractDataset):
         return self._made
 
     def save(self, data: Any) -> NoReturn:
-        """Not possible.
-
-        Raises:
-            DatasetError: always.
-        """
+        """Always a DatasetError."""
         kind = self._option["type"]
         raise DatasetError(f"{kind} is a handle: a node takes it as an input; nothing is saved")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from kedro.io import AbstractDataset, DatasetError, Version
 from kedro.io.core import get_protocol_and_path
@@ -13,11 +13,8 @@ from kedro.io.core import get_protocol_and_path
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt, publish
 
-In = TypeVar("In")
-Out = TypeVar("Out")
 
-
-class LocalEntry(AbstractDataset[In, Out]):
+class LocalEntry(AbstractDataset):
     """A local file or folder.
 
     Args:
@@ -63,7 +60,7 @@ class LocalEntry(AbstractDataset[In, Out]):
         return {"path": None if self._path is None else str(self._path)}
 
 
-class PublishedFile(LocalEntry[Receipt, Out]):
+class PublishedFile(LocalEntry):
     """A file that a stage wrote elsewhere, saved from its receipt."""
 
     def save(self, data: Receipt) -> None:

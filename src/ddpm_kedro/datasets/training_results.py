@@ -25,7 +25,7 @@ _CURVES = {"loss": "training", "held_out_loss": "held out"}
 _NAME = re.compile(r"preview_(\d+)\.png")
 
 
-class ModelFile(PublishedFile["Model"]):
+class ModelFile(PublishedFile):
     """One safetensors file with the model's spec in its metadata.
 
     Args:

@@ -84,7 +84,9 @@ def shown_path(catalog: Any, name: str) -> str | None:
     if path is None:
         place = _place_of(dataset)
         return None if place is None else f"{dataset._protocol}://{place}"
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return str(path)
 
 
 def _place_of(dataset: Any) -> str | None:
