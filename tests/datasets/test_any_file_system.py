@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from ddpm_kedro.datasets.report_files import JSONFile, PictureFile, TextFile
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.framework.config_loader import LayeredConfigLoader
 from ddpm_kedro.framework.session import mistake_in
 from ddpm_kedro.hooks.stage_lines import path_of, shown_path
 
@@ -176,3 +178,18 @@ def test_hooks_find_the_version_that_was_saved(root):
         assert file.read() == b"text"
     local = path_of(catalog["report"])
     assert local == (None if root.startswith("memory") else Path(path))
+
+
+def test_one_line_of_the_catalog_sends_the_results_elsewhere(tmp_path):
+    conf = tmp_path / "conf"
+    shutil.copytree(Path(__file__).parents[2] / "conf" / "base", conf / "base")
+    (conf / "local").mkdir()
+    (conf / "local" / "catalog.yml").write_text("_results: memory:///elsewhere\n")
+    loader = LayeredConfigLoader(str(conf), base_env="base", default_run_env="local")
+    catalog = DataCatalog.from_config(
+        {key: entry for key, entry in loader["catalog"].items() if not key.startswith("_")}
+    )
+    results = ["data_card", "training_card", "sample_grid", "metrics", "diagnostics", "report"]
+    assert [name for name in catalog if str(shown_path(catalog, name)).startswith("memory:")] == (
+        [name for name in catalog if name in results]
+    )
