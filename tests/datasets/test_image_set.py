@@ -12,7 +12,7 @@ import pytest
 from kedro.io import DatasetError
 from PIL import Image
 
-from ddpm_kedro.datasets.image_set import ImageSetFile
+from ddpm_kedro.datasets.arrays import ImageSetFile
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.images.imageset import ImageSet

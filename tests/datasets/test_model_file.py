@@ -10,7 +10,7 @@ import torch
 from kedro.io import DatasetError
 from safetensors.torch import save_file
 
-from ddpm_kedro.datasets.model_file import ModelFile
+from ddpm_kedro.datasets.training_results import ModelFile
 from ddpm_kedro.diffusion import model as model_module
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt

@@ -11,8 +11,8 @@ from kedro.io import DatasetError
 from PIL import Image
 
 from ddpm_kedro import files
-from ddpm_kedro.datasets import previews
-from ddpm_kedro.datasets.previews import PreviewFolder, publish_folder
+from ddpm_kedro.datasets import training_results
+from ddpm_kedro.datasets.training_results import PreviewFolder
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt
 
@@ -68,7 +68,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path, published, monkeypatch):
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(previews, "publish", full)
+    monkeypatch.setattr(training_results, "publish", full)
     with pytest.raises(DatasetError, match="No space left"):
         published.save(Receipt(drawn(tmp_path / "second", 2)))
     assert list(published.load()) == [1]
@@ -77,8 +77,9 @@ def test_a_failure_leaves_the_old_folder(tmp_path, published, monkeypatch):
 
 def test_a_file_in_the_way_is_the_users_to_move(tmp_path):
     (tmp_path / "target").write_text("mine")
-    with pytest.raises(InputError, match="a file is in the way"):
-        publish_folder(drawn(tmp_path / "source", 1), tmp_path / "target")
+    with pytest.raises(DatasetError, match="a file is in the way") as refused:
+        PreviewFolder(path=str(tmp_path / "target")).save(Receipt(drawn(tmp_path / "source", 1)))
+    assert isinstance(refused.value.__cause__, InputError)
     assert (tmp_path / "target").read_text() == "mine"
 
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from ddpm_kedro.datasets.training_log import JSONLines
+from ddpm_kedro.datasets.training_results import JSONLines
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.training.tracker import Tracker
 

@@ -11,10 +11,14 @@ import pytest
 from kedro.io import AbstractDataset, DatasetError
 from PIL import Image
 
-from ddpm_kedro.datasets.json_file import DiagnosticsFile, JSONFile, MetricsFile
-from ddpm_kedro.datasets.numpy_file import NumpyFile
-from ddpm_kedro.datasets.png_image import PNGImage
-from ddpm_kedro.datasets.text_file import TextFile
+from ddpm_kedro.datasets.arrays import NumpyFile
+from ddpm_kedro.datasets.report_files import (
+    DiagnosticsFile,
+    JSONFile,
+    MetricsFile,
+    PictureFile,
+    TextFile,
+)
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.curves import figure
 from ddpm_kedro.files import atomic_write
@@ -22,7 +26,7 @@ from ddpm_kedro.files import atomic_write
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 5), dtype=np.uint8)
 PICTURE = Image.fromarray(IMAGES[0].transpose(1, 2, 0))
 VALUES = [
-    (PNGImage, PICTURE),
+    (PictureFile, PICTURE),
     (NumpyFile, IMAGES),
     (JSONFile, {"b": [1, 2.5, None], "a": "Fréchet"}),
     (TextFile, "<p>Fréchet</p>\r\n"),
@@ -31,33 +35,33 @@ VALUES = [
 
 @pytest.mark.parametrize(("kind", "value"), VALUES)
 def test_what_is_saved_is_loaded(kind: Callable[..., Any], value: Any, tmp_path: Path) -> None:
-    dataset = kind(filepath=str(tmp_path / "new" / "file"))
+    dataset = kind(filepath=str(tmp_path / "new" / "file.png"))
     assert not dataset.exists()
     dataset.save(value)
     assert dataset.exists()
     np.testing.assert_array_equal(np.asarray(dataset.load()), np.asarray(value))
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.png"]
 
 
 @pytest.mark.parametrize(("kind", "value"), VALUES)
 def test_the_same_value_is_the_same_bytes(
     kind: Callable[..., Any], value: Any, tmp_path: Path
 ) -> None:
-    for name in ("a", "b"):
+    for name in ("a.png", "b.png"):
         kind(filepath=str(tmp_path / name)).save(value)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 @pytest.mark.parametrize(("kind", "value"), VALUES)
 def test_a_missing_file_names_the_stage_that_writes_it(
     kind: Callable[..., Any], value: Any, tmp_path: Path
 ) -> None:
-    dataset = kind(filepath=str(tmp_path / "file"), written_by="sampling")
+    dataset = kind(filepath=str(tmp_path / "file.png"), written_by="sampling")
     with pytest.raises(DatasetError) as caught:
         dataset.load()
     assert isinstance(caught.value.__cause__, InputError)
     assert str(caught.value.__cause__) == (
-        f"no file {tmp_path / 'file'}: run `kedro run --pipelines sampling` first"
+        f"no file {tmp_path / 'file.png'}: run `kedro run --pipelines sampling` first"
     )
 
 
@@ -65,9 +69,9 @@ def test_a_missing_file_names_the_stage_that_writes_it(
 def test_a_failing_save_leaves_the_old_file(
     kind: Callable[..., Any], value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = kind(filepath=str(tmp_path / "file"))
+    dataset = kind(filepath=str(tmp_path / "file.png"))
     dataset.save(value)
-    before = (tmp_path / "file").read_bytes()
+    before = (tmp_path / "file.png").read_bytes()
 
     def full(handle: int) -> None:
         raise OSError("no space left on device")
@@ -75,17 +79,17 @@ def test_a_failing_save_leaves_the_old_file(
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DatasetError, match="no space left"):
         dataset.save(value)
-    assert (tmp_path / "file").read_bytes() == before
+    assert (tmp_path / "file.png").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("kind", [PNGImage, NumpyFile, JSONFile, TextFile])
+@pytest.mark.parametrize("kind", [PictureFile, NumpyFile, JSONFile, TextFile])
 def test_a_torn_file_is_named(kind: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"\xff\xfe{")
+    (tmp_path / "file.png").write_bytes(b"\xff\xfe{")
     with pytest.raises(DatasetError) as caught:
-        kind(filepath=str(tmp_path / "file")).load()
+        kind(filepath=str(tmp_path / "file.png")).load()
     assert isinstance(caught.value.__cause__, InputError)
-    assert str(tmp_path / "file") in str(caught.value.__cause__)
+    assert str(tmp_path / "file.png") in str(caught.value.__cause__)
 
 
 def test_arrays_are_mapped_and_never_unpickled(tmp_path: Path) -> None:
@@ -109,7 +113,7 @@ def test_arrays_are_mapped_and_never_unpickled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [{"a": float("nan")}, {"a": {1, 2}}])
 def test_what_json_cannot_say_is_refused(value: Any, tmp_path: Path) -> None:
-    dataset = JSONFile(filepath=str(tmp_path / "file"))
+    dataset = JSONFile(filepath=str(tmp_path / "file.png"))
     with pytest.raises(DatasetError, match="cannot be written as JSON"):
         dataset.save(value)
     assert not dataset.exists()
@@ -120,7 +124,7 @@ def shown(preview: str) -> Image.Image:
 
 
 def test_pictures_are_previewed_and_large_ones_made_smaller(tmp_path: Path) -> None:
-    dataset = PNGImage(filepath=str(tmp_path / "file"))
+    dataset = PictureFile(filepath=str(tmp_path / "file.png"))
     assert dataset.preview() == ""
     dataset.save(PICTURE)
     np.testing.assert_array_equal(np.asarray(shown(dataset.preview())), np.asarray(PICTURE))
@@ -129,7 +133,7 @@ def test_pictures_are_previewed_and_large_ones_made_smaller(tmp_path: Path) -> N
 
 
 def test_images_in_an_array_are_previewed_as_a_grid(tmp_path: Path) -> None:
-    dataset = NumpyFile(filepath=str(tmp_path / "file"))
+    dataset = NumpyFile(filepath=str(tmp_path / "file.png"))
     assert dataset.preview() == ""
     dataset.save(IMAGES)
     assert min(shown(dataset.preview()).size) > 5
@@ -138,7 +142,7 @@ def test_images_in_an_array_are_previewed_as_a_grid(tmp_path: Path) -> None:
 
 
 def test_metrics_are_previewed_as_a_table(tmp_path: Path) -> None:
-    dataset = MetricsFile(filepath=str(tmp_path / "file"))
+    dataset = MetricsFile(filepath=str(tmp_path / "file.png"))
     assert dataset.preview()["data"] == []
     dataset.save({"distance": 0.123456789, "copies": 0, "skipped_classes": "no labels"})
     table = dataset.preview()
@@ -147,7 +151,7 @@ def test_metrics_are_previewed_as_a_table(tmp_path: Path) -> None:
 
 
 def test_a_figure_of_the_diagnostics_is_previewed(tmp_path: Path) -> None:
-    dataset = DiagnosticsFile(filepath=str(tmp_path / "file"))
+    dataset = DiagnosticsFile(filepath=str(tmp_path / "file.png"))
     assert dataset.preview() == {}
     figures = {
         name: figure(name, "x", "y", {"a": ([1, 2], [3, 4])}) for name in ("first", "second")
@@ -162,7 +166,7 @@ def test_a_figure_of_the_diagnostics_is_previewed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        (PNGImage, "ImagePreview"),
+        (PictureFile, "ImagePreview"),
         (NumpyFile, "ImagePreview"),
         (JSONFile, "JSONPreview"),
         (MetricsFile, "TablePreview"),
@@ -176,7 +180,7 @@ def test_viz_learns_the_kind_of_preview_from_the_annotation(
 
 
 def test_facts_that_need_not_be_there_load_as_none(tmp_path):
-    dataset = JSONFile(filepath=str(tmp_path / "file"), required=False)
+    dataset = JSONFile(filepath=str(tmp_path / "file.png"), required=False)
     assert dataset.load() is None
     dataset.save({"a": 1})
     assert dataset.load() == {"a": 1}

@@ -11,7 +11,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import configure_project, pipelines
 from kedro.io import DataCatalog
 
-from ddpm_kedro.datasets.text_file import TextFile
+from ddpm_kedro.datasets.report_files import TextFile
 from ddpm_kedro.hooks.run_summary import RunSummary, next_command
 
 

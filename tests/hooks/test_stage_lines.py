@@ -12,7 +12,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 from kedro.runner import SequentialRunner, ThreadRunner
 
-from ddpm_kedro.datasets.text_file import TextFile
+from ddpm_kedro.datasets.report_files import TextFile
 from ddpm_kedro.hooks.stage_lines import StageLines
 
 

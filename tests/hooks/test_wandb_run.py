@@ -392,7 +392,7 @@ def test_a_dataset_that_cannot_be_logged_spares_the_others(make_project, caplog)
     project.kedro_run(bad, prepare())
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert warnings == [
-        "W&B: report is not logged: TypeError: MemoryDataset has no path that could be an artifact"
+        "W&B: report is not logged: TypeError: MemoryDataset is no local file, so no artifact"
     ]
     assert len(project.run.images("train_images")) == 1
 

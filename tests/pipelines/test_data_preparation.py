@@ -10,10 +10,9 @@ import pytest
 from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 
-from ddpm_kedro.datasets.image_set import ImageSetFile
-from ddpm_kedro.datasets.image_store import ImageStoreDataset
-from ddpm_kedro.datasets.json_file import JSONFile
-from ddpm_kedro.datasets.raw_images import RawImages
+from ddpm_kedro.datasets.arrays import ImageSetFile
+from ddpm_kedro.datasets.handle import Handle, RawImages
+from ddpm_kedro.datasets.report_files import JSONFile
 from ddpm_kedro.parameters import PreparationParameters
 from ddpm_kedro.pipelines.data_preparation import create_pipeline
 
@@ -31,8 +30,10 @@ PREPARATION = {
 def _catalog(root: Path, preparation: dict[str, Any]) -> DataCatalog:
     catalog = DataCatalog(
         {
-            "raw_images": RawImages(source=preparation["source"]),
-            "image_store": ImageStoreDataset(path=str(root / "store")),
+            "raw_images": RawImages(of=preparation["source"]),
+            "image_store": Handle(
+                of="ddpm_kedro.images.store.ImageStore", path=str(root / "store")
+            ),
             "train_images": ImageSetFile(filepath=str(root / "train.safetensors")),
             "test_images": ImageSetFile(filepath=str(root / "test.safetensors")),
             "data_card": JSONFile(filepath=str(root / "data_card.json")),

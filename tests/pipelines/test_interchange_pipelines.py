@@ -11,8 +11,8 @@ from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 
 from ddpm_kedro.datasets.diffusers_folder import DiffusersFolder
-from ddpm_kedro.datasets.json_file import JSONFile
-from ddpm_kedro.datasets.model_file import ModelFile
+from ddpm_kedro.datasets.report_files import JSONFile
+from ddpm_kedro.datasets.training_results import ModelFile
 from ddpm_kedro.diffusion.model import Model, save_model
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.cards import has_training_log

@@ -14,11 +14,15 @@ from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.runner import SequentialRunner
 from torch import nn
 
-from ddpm_kedro.datasets.json_file import DiagnosticsFile, JSONFile, MetricsFile
-from ddpm_kedro.datasets.model_file import ModelFile
-from ddpm_kedro.datasets.numpy_file import NumpyFile
-from ddpm_kedro.datasets.png_image import PNGImage
-from ddpm_kedro.datasets.text_file import TextFile
+from ddpm_kedro.datasets.arrays import NumpyFile
+from ddpm_kedro.datasets.report_files import (
+    DiagnosticsFile,
+    JSONFile,
+    MetricsFile,
+    PictureFile,
+    TextFile,
+)
+from ddpm_kedro.datasets.training_results import ModelFile
 from ddpm_kedro.diffusion.model import Model, save_model
 from ddpm_kedro.diffusion.model_file import content_hash
 from ddpm_kedro.diffusion.settings import SamplingSettings
@@ -134,7 +138,7 @@ def catalog(tmp_path: Path) -> DataCatalog:
             "samples_card": JSONFile(
                 filepath=str(tmp_path / "samples_card.json"), written_by="sampling,evaluation"
             ),
-            "sample_grid": PNGImage(filepath=str(tmp_path / "sample_grid.png")),
+            "sample_grid": PictureFile(filepath=str(tmp_path / "sample_grid.png")),
             "metrics": MetricsFile(filepath=str(tmp_path / "metrics.json")),
             "diagnostics": DiagnosticsFile(filepath=str(tmp_path / "diagnostics.json")),
             "report": TextFile(filepath=str(tmp_path / "report.html")),

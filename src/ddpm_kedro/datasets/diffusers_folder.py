@@ -1,37 +1,28 @@
-"""Folders of Hugging Face diffusers in the catalog: ``diffusers_export``, ``diffusers_import``."""
+"""Folders of Hugging Face diffusers in the catalog: `diffusers_export`, `diffusers_import`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedro.io import AbstractDataset
-
+from ddpm_kedro.datasets.local_entry import LocalEntry
 from ddpm_kedro.errors import InputError
 
 if TYPE_CHECKING:
     from ddpm_kedro.diffusion.interchange import DiffusersModel
 
 
-class DiffusersFolder(AbstractDataset):
-    """A folder with ``model_index.json``, ``unet/`` and ``scheduler/``; diffusers is not needed.
+class DiffusersFolder(LocalEntry):
+    """A folder with `model_index.json`, `unet/` and `scheduler/`; diffusers is not needed.
 
     Args:
-        path: the folder; None where the user has yet to name one.
-        parameter: the parameter that names it, for the message when it is None.
-        metadata: for plugins.
+        parameter: the parameter that names the folder, for the message where `path` is None.
+        options: those of :class:`LocalEntry`.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | None,
-        parameter: str = "import_path",
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
-        self._folder = None if path is None else Path(path)
+    def __init__(self, *, parameter: str = "import_path", **options: Any) -> None:
+        super().__init__(**options)
         self._parameter = parameter
-        self.metadata = metadata
 
     def load(self) -> DiffusersModel:
         """Configurations and weights.
@@ -50,12 +41,6 @@ class DiffusersFolder(AbstractDataset):
         write_folder(self._named(), data)
 
     def _named(self) -> Path:
-        if self._folder is None:
+        if self._path is None:
             raise InputError(f"which diffusers folder? say --params {self._parameter}=/some/folder")
-        return self._folder
-
-    def _exists(self) -> bool:
-        return self._folder is not None and self._folder.is_dir()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"path": None if self._folder is None else str(self._folder)}
+        return self._path

@@ -65,15 +65,38 @@ class StageLines:
 
 
 def path_of(dataset: Any) -> Path | None:
+<<<<<<< HEAD
     """Where a dataset lies; None where it has no path."""
     names = ("_filepath", "filepath", "_path", "path", "_folder")
     paths = (getattr(dataset, name, None) for name in names)
     return next((Path(str(path)) for path in paths if path is not None), None)
+=======
+    """Where a dataset lies on the local disk; None where it has no path there.
+
+    Of a versioned dataset, it is the version that is saved, or was saved last.
+    """
+    is_remote = getattr(dataset, "_protocol", "file") not in ("file", "local")
+    place = None if is_remote else _place_of(dataset)
+    return None if place is None else Path(place)
+>>>>>>> kdatasets
 
 
 def shown_path(catalog: Any, name: str) -> str | None:
-    """The path of a dataset, below the working folder if it lies there."""
-    path = path_of(catalog.get(name))
-    if path is not None and path.is_relative_to(Path.cwd()):
+    """Where a dataset lies, below the working folder if it lies there; an URL if it is remote."""
+    dataset = catalog.get(name)
+    path = path_of(dataset)
+    if path is None:
+        place = _place_of(dataset)
+        return None if place is None else f"{dataset._protocol}://{place}"
+    if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
-    return None if path is None else str(path)
+    return str(path)
+
+
+def _place_of(dataset: Any) -> str | None:
+    version = getattr(dataset, "_version", None) and dataset.resolve_save_version()
+    for attribute in ("_filepath", "filepath", "_path", "path", "_folder"):
+        place = getattr(dataset, attribute, None)
+        if place is not None:
+            return str(Path(str(place), version, Path(str(place)).name) if version else place)
+    return None

@@ -1,0 +1,106 @@
+"""What stays on the local disk, where it can be mapped into memory, linked, locked and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kedro.io import AbstractDataset, DatasetError, Version
+from kedro.io.core import get_protocol_and_path
+
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.files import Receipt, publish
+
+
+class LocalEntry(AbstractDataset):
+    """A local file or folder.
+
+    Args:
+        filepath: the file; its folder is made on the first save.
+        path: the folder, where it is one; None where the user has yet to name it.
+        written_by: the pipeline that writes it, named to a user who loads it too early.
+        version: what Kedro hands over for `versioned: true`: refused.
+        credentials: refused too.
+        metadata: for plugins, such as Kedro-Viz's layer.
+
+    Raises:
+        InputError: it is versioned or remote.
+    """
+
+    _missing: ClassVar[str] = "no file"
+
+    def __init__(
+        self,
+        *,
+        filepath: str | None = None,
+        path: str | None = None,
+        written_by: str | None = None,
+        version: Version | None = None,
+        credentials: Any = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        place = filepath if path is None else path
+        self._path = None if place is None else local_path(place, version, credentials)
+        self._written_by = written_by
+        self.metadata = metadata
+
+    def _existing(self) -> Path:
+        """The path of the file; InputError where there is none yet."""
+        if not self._exists():
+            stage = f" --pipelines {self._written_by}" if self._written_by else ""
+            raise InputError(f"{self._missing} {self._path}: run `kedro run{stage}` first")
+        return self._path
+
+    def _exists(self) -> bool:
+        return self._path is not None and self._path.exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"path": None if self._path is None else str(self._path)}
+
+
+class PublishedFile(LocalEntry):
+    """A file that a stage wrote elsewhere, saved from its receipt."""
+
+    def save(self, data: Receipt) -> None:
+        """Publish the file in one rename: a link where the file system has links, else a copy.
+
+        Raises:
+            InputError: the folder is not writable, or its disk is full.
+        """
+        with writing(self._path):
+            publish(data.path, self._path)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, is_local: bool = True) -> Iterator[None]:
+    """Turn what the file system says against a write into one line.
+
+    Raises:
+        InputError: an OSError rose from the block; of a remote file system any error.
+    """
+    failures = (OSError,) if is_local else (Exception,)
+    try:
+        yield
+    except (InputError, DatasetError):
+        raise
+    except failures as error:
+        hint = ": set data_root to a folder that you may write to and that has room"
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {path} ({reason}){hint if is_local else ''}") from error
+
+
+def local_path(place: str, version: Version | None = None, credentials: Any = None) -> Path:
+    """`place` as a path.
+
+    Raises:
+        InputError: it is on another file system, or Kedro shall version it.
+    """
+    stays = "arrays, models, logs, previews and stores are plain local files (docs/data.md)"
+    if version is not None:
+        raise InputError(f"{place}: leave `versioned: true` out of its catalog entry; {stays}")
+    protocol, path = get_protocol_and_path(place)
+    if protocol != "file" or credentials is not None:
+        raise InputError(f"{place}: give a local path, without credentials; {stays}")
+    return Path(path)
