@@ -65,12 +65,6 @@ class StageLines:
 
 
 def path_of(dataset: Any) -> Path | None:
-<<<<<<< HEAD
-    """Where a dataset lies; None where it has no path."""
-    names = ("_filepath", "filepath", "_path", "path", "_folder")
-    paths = (getattr(dataset, name, None) for name in names)
-    return next((Path(str(path)) for path in paths if path is not None), None)
-=======
     """Where a dataset lies on the local disk; None where it has no path there.
 
     Of a versioned dataset, it is the version that is saved, or was saved last.
@@ -78,7 +72,6 @@ def path_of(dataset: Any) -> Path | None:
     is_remote = getattr(dataset, "_protocol", "file") not in ("file", "local")
     place = None if is_remote else _place_of(dataset)
     return None if place is None else Path(place)
->>>>>>> kdatasets
 
 
 def shown_path(catalog: Any, name: str) -> str | None:

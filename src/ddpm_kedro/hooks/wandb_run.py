@@ -138,12 +138,7 @@ class WandbHook:
                     path, facts = data.path, numbers(data.facts)
                 if path is None:
                     kind = type(dataset).__name__
-<<<<<<< HEAD
-                    raise TypeError(f"{kind} has no path that could be an artifact")
-=======
                     raise TypeError(f"{kind} is no local file, so no artifact")
-                facts = numbers(data.facts) if is_receipt else {}
->>>>>>> kdatasets
                 kind = "model" if mark["type"] == "model" else name
                 self._recording.file(name, path, kind, mark.get("aliases", ()), facts)
         except Exception as error:
