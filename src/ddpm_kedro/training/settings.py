@@ -195,20 +195,12 @@ class TrainingSettings(Settings):
         settled = build(self.lr_schedule).settled_images(self.budget_images)
         return min(math.ceil(settled / self.batch_size) * self.batch_size, self.budget_images)
 
-    def timestep_sampling(self) -> Any:
-        """The distribution of training times, built."""
-        return build(self.timesteps)
-
     def shaping(self, content_hash: str) -> dict[str, Any]:
-        """What decides the result: equal values mean the same training.
-
-        Args:
-            content_hash: of the training images.
-        """
+        """What decides the result, with the hash of the images: equal values mean the same
+        training."""
         chosen = asdict(self)
         shaping = {"images": content_hash, **{name: chosen[name] for name in _SHAPING}}
-        for name in _SHAPING_OPTIONS:
-            shaping[name] = with_defaults(chosen[name])
+        shaping |= {name: with_defaults(chosen[name]) for name in _SHAPING_OPTIONS}
         if self.settled_images == 0:
             shaping["lr_schedule"]["budget_images"] = self.budget_images
         if not self.conditional:  # then nothing is dropped, whatever the share

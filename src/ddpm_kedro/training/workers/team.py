@@ -13,19 +13,12 @@ from ddpm_kedro.training.store.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Team:
-    """This process's place among `world_size` ones; alone, everything here does nothing.
-
-    Args:
-        rank: 0 <= rank < world_size.
-        world_size: processes in all.
-        local_rank: number on this machine, which picks the GPU.
-        host_group: process group for small agreements between hosts (gloo), None when alone.
-    """
+    """This process's place among `world_size` ones; alone, everything here does nothing."""
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
-    host_group: torch.distributed.ProcessGroup | None = None
+    local_rank: int = 0  # on this machine, which picks the GPU
+    host_group: torch.distributed.ProcessGroup | None = None  # gloo, for small agreements
 
     @property
     def is_lead(self) -> bool:
@@ -60,12 +53,8 @@ class Agreement:
         self._work: torch.distributed.Work | None = None
 
     def reached(self, signum: int, time_is_up: bool) -> tuple[int, bool]:
-        """The largest of what the processes said one call earlier (alone: in this call).
-
-        Args:
-            signum: of the signal that asked to stop here, else 0.
-            time_is_up: the time allowed has passed here.
-        """
+        """The largest of what the processes said one call earlier (alone: in this call): the number
+        of a signal that asked to stop, else 0, and whether the time allowed has passed."""
         if self._team.world_size == 1:
             return signum, time_is_up
         if self._work is not None:
