@@ -43,11 +43,8 @@ class Outcome:
 
 
 class TrainingRun:
-    """Everything one process needs to train, built and, if there is a checkpoint, restored.
-
-    Of a `team` only the lead writes to `folder` and `tracker`. The held-out images are split off
-    `images` here.
-    """
+    """Everything one process needs to train, built and, if there is a checkpoint, restored. Of a
+    `team` only the lead writes to `folder` and `tracker`."""
 
     def __init__(
         self,
@@ -59,8 +56,7 @@ class TrainingRun:
         team: Team,
     ) -> None:
         self.folder, self.tracker, self.settings, self.team = folder, tracker, settings, team
-        self.settled_images = settings.settled_images
-        self._saved_step: int | None = None
+        self._settled_images, self._saved_step = settings.settled_images, -1
 
         # Where: device, precision, and this process's rows of each batch
         self.device = device_of(settings, team)
@@ -161,7 +157,7 @@ class TrainingRun:
         previews = times_due(settings.preview_every_kimg, before, seen)
         # Where the rates of two budgets part, the higher one later goes on: only a checkpoint, for
         # a training with that budget at once has no record here.
-        parts = seen == self.settled_images
+        parts = seen == self._settled_images
 
         if records or is_last:
             self._refuse_endless_skips()
@@ -220,7 +216,7 @@ def device_of(settings: TrainingSettings, team: Team) -> torch.device:
     """The device of this process: with several on a machine, the GPU of its local rank."""
     device = choose_device(settings.device)
     if device.type == "cuda" and device.index is None:  # pragma: cuda only
-        device = torch.device("cuda", team.local_rank if team.world_size > 1 else 0)
+        device = torch.device("cuda", team.local_rank)
     return device
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -88,8 +88,7 @@ class Report:
         self._news = {}
 
     def record(self, lr: float | Tensor, held_out_loss: float | None) -> None:
-        """Log the mean loss since it was cleared, the `lr` of the last step and what else is known;
-        `held_out_loss` is None where it was not measured."""
+        """Log the mean loss since it was cleared, the `lr` of the last step and what is known."""
         state, counters = self._state, self._state.counters
         count = int(counters["loss_count"])
         record: dict[str, Any] = {
@@ -129,12 +128,9 @@ class Report:
 
     def say_what_it_took(self) -> None:
         """The counterpart of what was foretold."""
-        seconds = {
-            "training": self.pace.session_seconds,
-            "previews": self.pace.spent.get(PREVIEW, 0.0),
-        }
-        training, previews = map(duration, seconds.values())
-        self._progress.say(f"training took {training}, of which previews {previews}", took=seconds)
+        whole, drawing = self.pace.session_seconds, self.pace.spent.get(PREVIEW, 0.0)
+        said = f"training took {duration(whole)}, of which previews {duration(drawing)}"
+        self._progress.say(said, took={"training": whole, "previews": drawing})
 
     @contextmanager
     def pausing_for(self, activity: str) -> Iterator[None]:
@@ -160,12 +156,8 @@ def write_preview(
     samplers draw from streams without state, and averages only lend their values. `on_step` is
     called with a number of images after each step of the sampler.
     """
-
-    def draw() -> np.ndarray:
-        return state.model.sample(
-            state.settings.num_previews, seed=0, precision=precision.name, progress=on_step or False
-        )
-
+    options = dict(seed=0, precision=precision.name, progress=on_step or False)
+    draw = partial(state.model.sample, state.settings.num_previews, **options)
     with state.averaged():
         left = make_grid(draw())
     right = make_grid(draw())

@@ -219,11 +219,8 @@ _NOT_SHAPING_ARGUMENTS = ("fused", "foreach", "capturable", "differentiable")
 
 
 def with_defaults(option: Mapping[str, Any]) -> dict[str, Any]:
-    """An option with the plain defaults of its type's signature written out.
-
-    So that `{type: torch.optim.Adam}` and the same with `lr: 0.001` are the same training, and
-    a default that changes with a release is seen.
-    """
+    """An option with the plain defaults of its type's signature written out, so that with and
+    without `lr: 0.001` Adam is the same training, and a changed default is seen."""
     full = {}
     for name, parameter in inspect.signature(locate(option["type"])).parameters.items():
         if isinstance(parameter.default, int | float | str | bool | tuple | list | None):

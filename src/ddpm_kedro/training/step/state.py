@@ -155,7 +155,7 @@ class LearningState:
         Raises:
             InputError: the checkpoint holds other tensors than this network and optimizer.
         """
-        tensors, facts = checkpoint.tensors, checkpoint.facts
+        tensors = checkpoint.tensors
         try:
             self.network.load_state_dict(_under(tensors, "network/"))
             for index, average in enumerate(self.ema.averages):
@@ -163,7 +163,7 @@ class LearningState:
                     value.copy_(tensors[f"ema/{index}/{number}"])
             for name, value in self.counters.items():
                 value.copy_(tensors[f"counters/{name}"])
-            self._restore_optimizer(tensors, facts)
+            self._restore_optimizer(tensors, checkpoint.facts)
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"{checkpoint.path}: does not fit this training ({error}); training.restart=true "
@@ -191,8 +191,7 @@ def build_optimizer(
     """The optimizer of an option, fused into one kernel where its type can be.
 
     Raises:
-        InputError: the option names no optimizer, or one that calls the loss by itself (LBFGS), or
-            its arguments are refused.
+        InputError: it is no optimizer, or one that calls the loss by itself, or refuses arguments.
     """
     found = locate(option["type"])
     if not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)):
@@ -228,11 +227,8 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A copy of ``value`` with the strides of ``parameter``.
-
-    Fused optimizers walk through both in memory order, so a contiguous moment of channels-last
-    weights would silently be the moment of other weights.
-    """
+    """A copy of `value` with the strides of `parameter`: fused optimizers walk through both in
+    memory order, and a contiguous moment of channels-last weights would be that of others."""
     if value.shape != parameter.shape:
         return value.clone()
     return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
@@ -245,11 +241,8 @@ def _scheduled_values(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain_state(scheduler: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
-    """The part of the scheduler's state that JSON holds: counts and rates.
-
-    What it does not hold (functions, counters keyed by number) is configuration, which building the
-    scheduler again brings back.
-    """
+    """The part of the scheduler's state that JSON holds: counts and rates. The rest (functions,
+    counters keyed by number) is configuration, which building it again brings back."""
     state = {}
     for key, value in scheduler.state_dict().items():
         with suppress(TypeError):

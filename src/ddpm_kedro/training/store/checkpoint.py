@@ -1,9 +1,8 @@
 """One checkpoint on disk: a folder of two files, checked when it is read.
 
-``tensors.safetensors`` holds the numbers, ``checkpoint.json`` everything else: step, images seen,
-facts, the SHA-256 and size of the tensor file, and a checksum of itself. The folder gets its name
-by one rename, after all bytes are on the disk, so a folder with the name is whole unless the disk
-or a hand changed it afterwards; the checksums tell.
+``tensors.safetensors`` holds the numbers, ``checkpoint.json`` everything else, with checksums of
+both. The folder gets its name by one rename, after all bytes are on the disk, so it is whole unless
+the disk or a hand changed it afterwards; the checksums tell.
 """
 
 from __future__ import annotations

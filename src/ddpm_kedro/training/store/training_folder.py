@@ -78,17 +78,12 @@ class TrainingFolder:
 
     def finished(self, images_seen: int) -> None:
         """Note that training ended at `images_seen` with the model that lies at ``model_path``: it
-        is done for budgets up to there.
-
-        Raises:
-            InputError: the last checkpoint or the note could not be written.
-        """
+        is done for budgets up to there. An InputError says that this could not be written."""
         self.wait()
         checksum = sha256_of(self.model_path)
         try:
             record = TrainingRecord.read(self.path)
-            record = replace(record, model_images_seen=int(images_seen), model_sha256=checksum)
-            record.write(self.path)
+            replace(record, model_images_seen=images_seen, model_sha256=checksum).write(self.path)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{self.path}: the end of training cannot be noted ({error})"
@@ -101,8 +96,6 @@ class TrainingFolder:
         """Where an earlier training with this fingerprint waits until this one is finished."""
         return self.path.with_name(self.path.name + ".replaced")
 
-    # Checkpoints --------------------------------------------------------------------------------
-
     def latest(self) -> Checkpoint | None:
         """As :meth:`newest` for the record on disk; read once, then remembered until a save."""
         if self._latest is None:
@@ -110,10 +103,8 @@ class TrainingFolder:
         return self._latest
 
     def newest(self, record: TrainingRecord) -> Checkpoint | None:
-        """The newest whole checkpoint that leads to the budget of `record`, or None.
-
-        Each damaged one, and what is no checkpoint, is named in a warning.
-        """
+        """The newest whole checkpoint that leads to the budget of `record`, or None; a warning
+        names each damaged one, and what is no checkpoint."""
         for path in self._entries():
             if step_in(path.name) is None and not path.name.startswith("."):
                 LOGGER.warning("%s: skipped, not a checkpoint of this program", path)
@@ -144,8 +135,8 @@ class TrainingFolder:
         record = self.record()
         body = {
             "fingerprint": self.fingerprint,
-            "step": int(step),
-            "images_seen": int(images_seen),
+            "step": step,
+            "images_seen": images_seen,
             "budget_images": record.asked_images,
             "settled_images": record.settled_images,
             "facts": json.loads(json.dumps(dict(facts))),  # a copy, refused here if impossible
@@ -154,11 +145,8 @@ class TrainingFolder:
         self._writing = self._writer.submit(self._write, Snapshot(tensors), body)
 
     def wait(self) -> None:
-        """Return when no checkpoint is being written.
-
-        Raises:
-            InputError: the checkpoint could not be written; those already there are unharmed.
-        """
+        """Return when no checkpoint is being written; an InputError says that it could not be
+        written, those already there are unharmed."""
         if self._writing is not None:
             wait([self._writing])
             written, self._writing = self._writing, None
@@ -166,7 +154,10 @@ class TrainingFolder:
 
     def drop_checkpoints(self) -> bool:
         """Remove all checkpoints; whether there were any."""
-        return bool([remove(path) for path in self._checkpoints()])
+        dropped = self._checkpoints()
+        for path in dropped:
+            remove(path)
+        return bool(dropped)
 
     def _write(self, snapshot: Snapshot, body: dict[str, Any]) -> None:
         written = self.checkpoints_path / checkpoint_name(body["step"])
@@ -208,8 +199,6 @@ class TrainingFolder:
 
     def _entries(self) -> list[Path]:
         return sorted(self.checkpoints_path.iterdir()) if self.checkpoints_path.is_dir() else []
-
-    # Opening and closing ------------------------------------------------------------------------
 
     def make_ready(self) -> None:
         """Make the folder where it is missing; remove what a killed run left."""

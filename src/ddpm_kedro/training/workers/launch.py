@@ -1,10 +1,9 @@
 """Several processes that train together: launched from here, listened to, and ended with here.
 
-The parent keeps the store's lock, the log and the trackers; it starts one worker a GPU (or a share
-of the CPU) with torch's elastic agent, which starts them all again from the last checkpoint when
-one dies. Workers get paths and settings, read the memory-mapped images themselves, and send their
-records back through a queue. On several machines each runs this same code and keeps its own folder,
-which comes out the same everywhere, so no shared file system is needed (docs/scaling.md).
+The parent keeps the store's lock, the log and the trackers; torch's elastic agent starts one worker
+a GPU (or a share of the CPU), and all again from the last checkpoint when one dies. Workers read
+the memory-mapped images themselves and send their records back through a queue. On several machines
+each runs this same code and keeps its own folder, which comes out the same (docs/scaling.md).
 """
 
 from __future__ import annotations

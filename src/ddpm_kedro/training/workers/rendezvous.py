@@ -38,10 +38,9 @@ def meet(endpoint: str, wait_seconds: float) -> tuple[str, TCPStore | None]:
         try:
             address, target = way_to(endpoint)
             if store is None and _is_here(address, target):
+                options = dict(is_master=True, wait_for_workers=False, multi_tenant=True)
                 with contextlib.suppress(RuntimeError):  # the port is taken: by another run's
-                    store = TCPStore(
-                        host, port, is_master=True, wait_for_workers=False, multi_tenant=True
-                    )
+                    store = TCPStore(host, port, **options)
             socket.create_connection((host, port), timeout=5).close()
             return address, store
         except OSError as error:
@@ -61,11 +60,8 @@ def host_and_port(endpoint: str) -> tuple[str, int]:
 
 
 def way_to(endpoint: str) -> tuple[str, str]:
-    """This machine's address on the way to `endpoint`, and that one's; nothing is sent.
-
-    Raises:
-        OSError: the name was not found, or there is no way.
-    """
+    """This machine's address on the way to `endpoint`, and that one's; nothing is sent. An OSError
+    says that the name was not found, or that there is no way."""
     found = socket.getaddrinfo(*host_and_port(endpoint), type=socket.SOCK_DGRAM)
     family, kind, protocol, _, target = found[0]
     with socket.socket(family, kind, protocol) as probe:

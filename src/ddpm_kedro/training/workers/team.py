@@ -22,16 +22,13 @@ class Team:
 
     @property
     def is_lead(self) -> bool:
-        """Whether this process writes and shows: the first one of each machine.
-
-        Weights are the same everywhere, so each machine keeps a whole folder of its own.
-        """
+        """Whether this process writes and shows: the first one of each machine, as each of them
+        keeps a whole folder."""
         return self.local_rank == 0
 
     def part_of(self, batch_size: int) -> slice:
         """The rows of the global batch that are this process's; parts differ by one row at most."""
-        bounds = [batch_size * rank // self.world_size for rank in (self.rank, self.rank + 1)]
-        return slice(*bounds)
+        return slice(*(batch_size * rank // self.world_size for rank in (self.rank, self.rank + 1)))
 
     def sum_(self, value: Tensor) -> Tensor:
         """`value` summed over the processes, in place, without waiting for the device."""
@@ -61,18 +58,16 @@ class Agreement:
             self._work.wait()
         earlier = self._asked.tolist()
         self._asked = torch.tensor([signum, time_is_up], dtype=torch.int64)
-        largest = torch.distributed.ReduceOp.MAX
-        self._work = torch.distributed.all_reduce(
-            self._asked, largest, self._team.host_group, async_op=True
-        )
+        most, group = torch.distributed.ReduceOp.MAX, self._team.host_group
+        self._work = torch.distributed.all_reduce(self._asked, most, group, async_op=True)
         return earlier[0], bool(earlier[1])
 
 
 def newest_of_all(checkpoint: Checkpoint | None, team: Team) -> Checkpoint | None:
     """The newest of the checkpoints that the processes found; all go on from the same one.
 
-    Machines keep folders of their own, and one that joins late, or was new at the last start, may
-    have an older one or none. Whoever has the newest sends it to all; all call this.
+    A machine that joins late, or was new at the last start, may have an older one or none. Whoever
+    has the newest sends it to all; all call this.
     """
     if team.world_size == 1:
         return checkpoint
