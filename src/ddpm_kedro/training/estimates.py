@@ -25,8 +25,7 @@ TIMED_STEPS = 20
 class Pace:
     """A clock that stands still during previews and held-out losses.
 
-    `device` is waited for before and after the 20 steps of the first figure, and before pauses. Of
-    each kind of pause `pauses` has the latest one's seconds, `spent` those of all of them.
+    `device` is waited for before and after the 20 steps of the first figure, and before pauses.
     """
 
     def __init__(self, device: torch.device, batch_size: int, elapsed_seconds: float) -> None:
@@ -35,8 +34,8 @@ class Pace:
         self._timed_from = 0.0
         self._steps = self._lap_steps = 0
         self._pause: tuple[str, float] | None = None  # the one now: its kind and its beginning
-        self.pauses: dict[str, float] = {}
-        self.spent: dict[str, float] = {}
+        self.pauses: dict[str, float] = {}  # seconds of the latest one, by kind
+        self.spent: dict[str, float] = {}  # and of all of them
 
     @property
     def session_seconds(self) -> float:

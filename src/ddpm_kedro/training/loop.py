@@ -206,8 +206,8 @@ class TrainingRun:
         self.report.last_preview()
         origin = {**spec.provenance, "step": state.step, "images_seen": state.images_seen}
         origin["fingerprint"] = self.folder.fingerprint
-        spec = replace(spec, provenance=origin)
-        save_model(self.folder.model_path, spec, state.weight_sets())
+        weights = state.weight_sets()
+        save_model(self.folder.model_path, replace(spec, provenance=origin), weights)
         self.folder.finished(state.images_seen)
         self.report.say_what_it_took()
 

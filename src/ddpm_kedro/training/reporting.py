@@ -26,10 +26,8 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Report:
-    """The records, pictures and lines of a training; in a team, of the lead of each machine.
-
-    Other processes only count their time here.
-    """
+    """The records, pictures and lines of a training; in a team, of the lead of each machine: other
+    processes only count their time here."""
 
     def __init__(
         self,

@@ -58,12 +58,8 @@ class Tracker:
 
     def open(self, log_path: str | os.PathLike[str], after_step: int) -> None:
         """Cut the log at `log_path` back to its records of `step <= after_step`, the step of the
-        checkpoint that training resumes from, and append there; torn lines go. A missing log is
-        made.
-
-        Raises:
-            InputError: the log cannot be written.
-        """
+        checkpoint that training resumes from, and append there; torn lines go, a missing log is
+        made. An InputError says that it cannot be written."""
         self.close()
         self._log_path = Path(log_path)
         with self._lock, self._writing():

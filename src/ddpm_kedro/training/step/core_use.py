@@ -80,10 +80,8 @@ def choose_core_use(
     state: LearningState, precision: Precision, team: Team, facts: Mapping[str, Any] | None
 ) -> CoreUse:
     """What the settings ask for; else what the training was begun with, as the `facts` of the
-    checkpoint say that was restored; else one lane a core.
-
-    A network that lanes would share something of, see :class:`Watch`, gets one.
-    """
+    restored checkpoint say; else one lane a core. A network that lanes would share something of,
+    see :class:`Watch`, gets one."""
     settings = state.settings
     if team.world_size > 1 or state.device.type != "cpu" or settings.compile == "on":
         return CoreUse()

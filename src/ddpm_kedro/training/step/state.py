@@ -61,8 +61,6 @@ class LearningState:
             "good_steps": count(),
         }
 
-    # Time ---------------------------------------------------------------------------------------
-
     @property
     def lr(self) -> float | Tensor:
         """The learning rate of the next step (of the optimizer's first group).
@@ -104,8 +102,6 @@ class LearningState:
         self.counters["loss_sum"].zero_()
         self.counters["loss_count"].zero_()
 
-    # Weights ------------------------------------------------------------------------------------
-
     @contextmanager
     def averaged(self, index: int = 0) -> Iterator[None]:
         """Put average number ``index`` in the network's place; nothing is copied or changed."""
@@ -125,8 +121,6 @@ class LearningState:
             with self.averaged(index):
                 sets[name] = _contiguous(self.network)
         return sets
-
-    # Saving and restoring -----------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
         """Every stateful tensor by name, as it stands (not a copy)."""
@@ -150,11 +144,8 @@ class LearningState:
         return {"optimizer": plain, "groups": groups, "scheduler": scheduler}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Become the state that was saved.
-
-        Raises:
-            InputError: the checkpoint holds other tensors than this network and optimizer.
-        """
+        """Become the state that was saved; an InputError says that it holds other tensors than this
+        network and optimizer."""
         tensors = checkpoint.tensors
         try:
             self.network.load_state_dict(_under(tensors, "network/"))
@@ -188,11 +179,8 @@ class LearningState:
 def build_optimizer(
     option: Mapping[str, Any], parameters: list[nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimizer of an option, fused into one kernel where its type can be.
-
-    Raises:
-        InputError: it is no optimizer, or one that calls the loss by itself, or refuses arguments.
-    """
+    """The optimizer of an option, fused into one kernel where its type can be; an InputError says
+    that it is none, or calls the loss by itself, or refuses its arguments."""
     found = locate(option["type"])
     if not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)):
         raise InputError(f"optimizer: {option['type']} is not a torch.optim.Optimizer")

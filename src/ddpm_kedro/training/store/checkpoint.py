@@ -133,10 +133,8 @@ def read_facts(folder: Path, fingerprint: str) -> dict[str, Any]:
 
 
 def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint:
-    """The checkpoint in `folder`, after every byte of it was compared with its checksum.
-
-    The tensors are memory-mapped copy-on-write: nothing is read twice, and changing them in place
-    changes no file.
+    """The checkpoint in `folder`, every byte compared with its checksum; the tensors are
+    memory-mapped copy-on-write, so that nothing is read twice and no file changes with them.
 
     Raises:
         DamagedCheckpoint: it is torn, truncated, changed, or not of the training `fingerprint`.

@@ -55,8 +55,7 @@ class CheckpointStore:
         Args:
             shaping: every parameter that changes what is learned; its fingerprint is the identity.
             recorded: what else is in force: device, precision, versions, code, paths.
-            budget_images: training images to see in all. Fewer than were seen before is no error:
-                the training is done.
+            budget_images: to see in all; after more were seen the training is done.
             settled_images: where a higher budget will go on from; None: the whole budget.
             restart: start over; the earlier folder is kept as ``<fingerprint>.replaced`` until the
                 new training is finished.
