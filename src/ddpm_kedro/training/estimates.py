@@ -25,8 +25,7 @@ TIMED_STEPS = 20
 class Pace:
     """A clock that stands still during previews and held-out losses.
 
-    `device` is waited for before and after the 20 steps of the first figure, and before pauses. Of
-    each kind of pause `pauses` has the latest one's seconds, `spent` those of all of them.
+    `device` is waited for before and after the 20 steps of the first figure, and before pauses.
     """
 
     def __init__(self, device: torch.device, batch_size: int, elapsed_seconds: float) -> None:
@@ -35,8 +34,8 @@ class Pace:
         self._timed_from = 0.0
         self._steps = self._lap_steps = 0
         self._pause: tuple[str, float] | None = None  # the one now: its kind and its beginning
-        self.pauses: dict[str, float] = {}
-        self.spent: dict[str, float] = {}
+        self.pauses: dict[str, float] = {}  # seconds of the latest one, by kind
+        self.spent: dict[str, float] = {}  # and of all of them
 
     @property
     def session_seconds(self) -> float:
@@ -59,13 +58,11 @@ class Pace:
     def count_step(self) -> bool:
         """Note that a step is taken; tells when 20 real ones are timed."""
         self._steps += 1
+        if self._steps in (UNTIMED_STEPS, UNTIMED_STEPS + TIMED_STEPS):
+            self._wait()
         if self._steps == UNTIMED_STEPS:
-            self._wait()
             self._timed_from = self._clock()
-        is_timed = self._steps == UNTIMED_STEPS + TIMED_STEPS
-        if is_timed:
-            self._wait()
-        return is_timed
+        return self._steps == UNTIMED_STEPS + TIMED_STEPS
 
     def lap(self) -> float:
         """Images per second since the last call."""
@@ -112,35 +109,31 @@ class Forecast:
     """
 
     def __init__(self, state: LearningState, pace: Pace, rows: int, held_out_images: int) -> None:
-        self._state, self._pace, self._settings = state, pace, state.settings
+        self._state, self.pace, self._settings = state, pace, state.settings
         calls = network_calls(build(state.settings.sampler), state.model.denoiser.schedule)
         drawn = 2 * state.settings.num_previews * calls  # averaged weights and raw ones
         self._passes = {PREVIEW: drawn / rows, HELD_OUT: held_out_images / rows}
 
     def seconds_left(self) -> float | None:
         """From now to the end; None before the first steps are timed."""
-        if self._pace.step_seconds is None:
+        if self.pace.step_seconds is None:
             return None
         steps, _ = self._end()
-        return self._seconds(steps) + self._last_preview(steps) + self._pace.left_of_pause()
+        return self._seconds(steps) + self._last_preview(steps) + self.pace.left_of_pause()
 
     def describe(self) -> tuple[str, dict[str, float]]:
         """In words; and the seconds from now to the end, with previews and those alone."""
         settings, rate = self._settings, self._settings.batch_size / self._step_seconds
         steps, out_of_time = self._end()
         previews = self._due(settings.preview_every_kimg, steps) + (self._last_preview(steps) > 0)
-        seconds = {
-            "training": self.seconds_left() or 0.0,
-            "previews": previews * self._seconds_of(PREVIEW),
-        }
+        drawing = previews * self._seconds_of(PREVIEW)
+        seconds = {"training": self.seconds_left() or 0.0, "previews": drawing}
         what = f"the {steps:,} steps left take"
         if out_of_time:
             seen = self._state.images_seen + steps * settings.batch_size
             seen = round(seen, 2 - len(str(seen)))  # to two significant digits
-            budget = f"{settings.budget_images:,} images"
-            what = (
-                f"max_minutes={settings.max_minutes:g} ends it at about {seen:,} of {budget}, after"
-            )
+            what = f"max_minutes={settings.max_minutes:g} ends it at about {seen:,} of "
+            what += f"{settings.budget_images:,} images, after"
         training, drawing = map(duration, seconds.values())
         return (
             f"{rate:.4g} images/s over {TIMED_STEPS} steps: {what} about {training}, of which "
@@ -152,7 +145,7 @@ class Forecast:
         left = self._settings.num_steps - self._state.step
         if self._settings.max_minutes is None:
             return left, False
-        allowed = 60 * self._settings.max_minutes - self._pace.session_seconds
+        allowed = 60 * self._settings.max_minutes - self.pace.session_seconds
         steps = bisect_left(range(left), allowed, key=self._seconds)
         return steps, steps < left
 
@@ -171,24 +164,21 @@ class Forecast:
     def _last_preview(self, steps: int) -> float:
         """Seconds of the one that no interval asks for, at the end of so many steps."""
         every = self._settings.preview_every_kimg
-        if not steps or self._due(every, steps) > self._due(every, steps - 1):
-            return 0.0
-        return self._seconds_of(PREVIEW)
+        is_due = not steps or self._due(every, steps) > self._due(every, steps - 1)
+        return 0.0 if is_due else self._seconds_of(PREVIEW)
 
     def _seconds_of(self, kind: str) -> float:
         predicted = self._passes[kind] / TRAINING_PASSES * self._step_seconds
-        return self._pace.pauses.get(kind, predicted)
+        return self.pace.pauses.get(kind, predicted)
 
     @property
     def _step_seconds(self) -> float:
-        return self._pace.step_seconds or math.nan  # known before anything is foretold
+        return self.pace.step_seconds or math.nan  # known before anything is foretold
 
 
 def times_due(every_kimg: float | None, seen: int, later: int) -> int:
     """How many multiples of the interval are reached on the way from `seen` images to `later`."""
-    if every_kimg is None:
-        return 0
-    every = 1000 * every_kimg
+    every = math.inf if every_kimg is None else 1000 * every_kimg
     return int(later // every - seen // every)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.model import Model, save_model
 from ddpm_kedro.diffusion.model_file import read_model_file
 from ddpm_kedro.diffusion.model_spec import ModelSpec
@@ -18,7 +19,7 @@ from ddpm_kedro.diffusion.precision import choose_device, choose_precision
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.training.estimates import HELD_OUT, times_due
+from ddpm_kedro.training.estimates import HELD_OUT, Forecast, Pace, times_due
 from ddpm_kedro.training.reporting import Report
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.step.core_use import choose_core_use
@@ -34,8 +35,7 @@ from ddpm_kedro.training.workers.team import Agreement, Team, newest_of_all
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a run of the loop came: optimizer steps, training images, and the signal that stopped
-    it, 0 at the end of the budget or of the time allowed."""
+    """How far a run of the loop came, and the signal that stopped it; 0: none did."""
 
     step: int
     images_seen: int
@@ -43,11 +43,8 @@ class Outcome:
 
 
 class TrainingRun:
-    """Everything one process needs to train, built and, if there is a checkpoint, restored.
-
-    Of a `team` only the lead writes to `folder` and `tracker`. The held-out images are split off
-    `images` here.
-    """
+    """Everything one process needs to train, built and, if there is a checkpoint, restored. Of a
+    `team` only the lead writes to `folder` and `tracker`."""
 
     def __init__(
         self,
@@ -59,8 +56,7 @@ class TrainingRun:
         team: Team,
     ) -> None:
         self.folder, self.tracker, self.settings, self.team = folder, tracker, settings, team
-        self.settled_images = settings.settled_images
-        self._saved_step: int | None = None
+        self._settled_images, self._saved_step = settings.settled_images, -1
 
         # Where: device, precision, and this process's rows of each batch
         self.device = device_of(settings, team)
@@ -86,44 +82,30 @@ class TrainingRun:
         fraction, most = settings.held_out_fraction, settings.held_out_images
         rows, held_out_rows = split_rows(len(images), fraction, most)
         data = images.images, images.labels if settings.conditional else None
-        order = EpochOrder(rows, settings.seed)
-        self.feed = DataFeed(
-            *data, order, batch_size=settings.batch_size, part=part, device=self.device
-        )
+        order, batch_size = EpochOrder(rows, settings.seed), settings.batch_size
+        self.feed = DataFeed(*data, order, batch_size=batch_size, part=part, device=self.device)
         self.held_out = None
         if len(held_out_rows):
             at_once = max(min(settings.micro_batch_size or share, share), 16)
-            timesteps = settings.timestep_sampling()
-            self.held_out = HeldOutLoss(
-                *data, held_out_rows, timesteps=timesteps, seed=settings.seed, batch_size=at_once
-            )
+            timesteps = build(settings.timesteps)
+            self.held_out = HeldOutLoss(*data, held_out_rows, timesteps, settings.seed, at_once)
 
         # The step, and what is said of it
         facts = None if checkpoint is None else checkpoint.facts
         self.cores = choose_core_use(self.state, self.precision, team, facts)
         self.step = FittingStep(self.state, self.precision, team, self.cores.lanes)
-        self.report = Report(
-            self.state,
-            self.precision,
-            folder,
-            tracker,
-            team,
-            num_train_images=len(rows),
-            num_held_out=len(held_out_rows),
-            elapsed_seconds=facts["elapsed_seconds"] if facts else 0.0,
-        )
+        pace = Pace(self.device, settings.batch_size, facts["elapsed_seconds"] if facts else 0.0)
+        forecast = Forecast(self.state, pace, share, len(held_out_rows))
+        self.report = Report(self.state, self.precision, folder, tracker, team, forecast, len(rows))
 
     def __call__(self, asked_to_stop: Callable[[], int]) -> Outcome:
-        """Train until the budget or the time is used up, or somebody asks to stop.
-
-        Args:
-            asked_to_stop: the number of the signal that came, else 0; called at every step.
+        """Train until the budget or the time is used up, or `asked_to_stop`, called at every step,
+        gives the number of a signal that came (else 0).
 
         Raises:
             InputError: too many updates in a row were skipped, or the disk failed.
         """
-        state, settings = self.state, self.settings
-        agreement = Agreement(self.team)
+        state, settings, agreement = self.state, self.settings, Agreement(self.team)
         signum, time_is_up = 0, False
         most_seconds = math.inf if settings.max_minutes is None else 60 * settings.max_minutes
         with (
@@ -175,7 +157,7 @@ class TrainingRun:
         previews = times_due(settings.preview_every_kimg, before, seen)
         # Where the rates of two budgets part, the higher one later goes on: only a checkpoint, for
         # a training with that budget at once has no record here.
-        parts = seen == self.settled_images
+        parts = seen == self._settled_images
 
         if records or is_last:
             self._refuse_endless_skips()
@@ -201,35 +183,31 @@ class TrainingRun:
         self._saved_step = state.step
         if self.team.is_lead:
             self.tracker.sync()
-            facts = {
-                **state.facts(),
-                **self.cores.facts(),
-                "elapsed_seconds": self.report.pace.elapsed_seconds,
-            }
+            facts = {**state.facts(), **self.cores.facts()}
+            facts["elapsed_seconds"] = self.report.pace.elapsed_seconds
             self.folder.save(state.tensors(), facts, step=state.step, images_seen=state.images_seen)
 
     def _refuse_endless_skips(self) -> None:
-        in_row = int(self.state.counters["skipped_in_row"])
-        if in_row <= self.settings.max_skipped_updates:
+        in_row, most = int(self.state.counters["skipped_in_row"]), self.settings.max_skipped_updates
+        if in_row <= most:
             return
         self.folder.wait()
         good = self.folder.latest()
         where = f"the last good checkpoint is {good.path}" if good else "no checkpoint was written"
         raise InputError(
             f"training: at step {self.state.step:,} the last {in_row} updates had a loss or "
-            f"gradient that was not finite (training.max_skipped_updates="
-            f"{self.settings.max_skipped_updates}); {where}; try a lower learning rate, "
-            "training.clip_norm or training.precision=fp32"
+            f"gradient that was not finite (training.max_skipped_updates={most}); {where}; try a "
+            "lower learning rate, training.clip_norm or training.precision=fp32"
         )
 
     def _finish(self) -> None:
         """The model file, and the news that it is there."""
         state, spec = self.state, self.state.model.spec
         self.report.last_preview()
-        place = {"step": state.step, "images_seen": state.images_seen}
-        origin = {**spec.provenance, **place, "fingerprint": self.folder.fingerprint}
-        spec = replace(spec, provenance=origin)
-        save_model(self.folder.model_path, spec, state.weight_sets())
+        origin = {**spec.provenance, "step": state.step, "images_seen": state.images_seen}
+        origin["fingerprint"] = self.folder.fingerprint
+        weights = state.weight_sets()
+        save_model(self.folder.model_path, replace(spec, provenance=origin), weights)
         self.folder.finished(state.images_seen)
         self.report.say_what_it_took()
 
@@ -238,7 +216,7 @@ def device_of(settings: TrainingSettings, team: Team) -> torch.device:
     """The device of this process: with several on a machine, the GPU of its local rank."""
     device = choose_device(settings.device)
     if device.type == "cuda" and device.index is None:  # pragma: cuda only
-        device = torch.device("cuda", team.local_rank if team.world_size > 1 else 0)
+        device = torch.device("cuda", team.local_rank)
     return device
 
 
@@ -257,9 +235,9 @@ def initial_weights(path: str, network: nn.Module) -> dict[str, Tensor]:
         raise InputError(
             f"training.init_from={path}: it has no weights 'ema'; give a model file of this program"
         )
-    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in weights.items()}
-    different = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+    wanted = {(name, tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {(name, tensor.shape) for name, tensor in weights.items()}
+    different = sorted({name for name, _ in wanted ^ found})
     if different:
         raise InputError(
             f"training.init_from={path}: its backbone is another one; "

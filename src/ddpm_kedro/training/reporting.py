@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.files import atomic_write
 from ddpm_kedro.images.grid import PADDING_VALUE, make_grid
 from ddpm_kedro.progress import Progress, duration
-from ddpm_kedro.training.estimates import PREVIEW, Forecast, Pace, describe_cost
+from ddpm_kedro.training.estimates import PREVIEW, Forecast, describe_cost
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
@@ -26,12 +26,8 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Report:
-    """The records, pictures and lines of a training; in a team, of the lead of each machine.
-
-    Other processes only count their time here. `num_train_images` are those of an epoch;
-    `num_held_out` is 0 where there is no held-out loss; `elapsed_seconds` is what training took
-    before it was resumed.
-    """
+    """The records, pictures and lines of a training; in a team, of the lead of each machine: other
+    processes only count their time here."""
 
     def __init__(
         self,
@@ -40,25 +36,18 @@ class Report:
         folder: TrainingFolder,
         tracker: Tracker,
         team: Team,
-        *,
+        forecast: Forecast,
         num_train_images: int,
-        num_held_out: int,
-        elapsed_seconds: float,
     ) -> None:
         self._state, self._precision, self._team = state, precision, team
         self._folder, self._tracker, self._num_train_images = folder, tracker, num_train_images
-        part = team.part_of(state.settings.batch_size)
-        self.pace = Pace(state.device, state.settings.batch_size, elapsed_seconds)
-        self._forecast = Forecast(state, self.pace, part.stop - part.start, num_held_out)
+        self._forecast, self.pace = forecast, forecast.pace
         self._news: dict[str, float] = {}
 
     @contextmanager
     def opened(self, rows: int, placement: str) -> Iterator[None]:
-        """Inside, the log is open and progress is shown.
-
-        First it is said what the training costs with `rows` images in one forward and backward pass
-        on this device, and where: its images lie in `placement`.
-        """
+        """Inside, the log is open and progress is shown. First it is said what training costs with
+        `rows` images at a time, and where; its images lie in `placement`."""
         state, team = self._state, self._team
         if team.is_lead:
             cost = describe_cost(state, rows, self._precision)
@@ -97,8 +86,7 @@ class Report:
         self._news = {}
 
     def record(self, lr: float | Tensor, held_out_loss: float | None) -> None:
-        """Log the mean loss since it was cleared, the `lr` of the last step and what else is known;
-        `held_out_loss` is None where it was not measured."""
+        """Log the mean loss since it was cleared, the `lr` of the last step and what is known."""
         state, counters = self._state, self._state.counters
         count = int(counters["loss_count"])
         record: dict[str, Any] = {
@@ -138,12 +126,9 @@ class Report:
 
     def say_what_it_took(self) -> None:
         """The counterpart of what was foretold."""
-        seconds = {
-            "training": self.pace.session_seconds,
-            "previews": self.pace.spent.get(PREVIEW, 0.0),
-        }
-        training, previews = map(duration, seconds.values())
-        self._progress.say(f"training took {training}, of which previews {previews}", took=seconds)
+        whole, drawing = self.pace.session_seconds, self.pace.spent.get(PREVIEW, 0.0)
+        said = f"training took {duration(whole)}, of which previews {duration(drawing)}"
+        self._progress.say(said, took={"training": whole, "previews": drawing})
 
     @contextmanager
     def pausing_for(self, activity: str) -> Iterator[None]:
@@ -166,15 +151,11 @@ def write_preview(
     """Draw samples into one PNG: of the averaged weights at the left, of the raw at the right.
 
     The same noise each time (seed 0), so that pictures compare. Nothing of the training changes:
-    samplers draw from streams without state, and averages only lend their values. A picture already
-    there is replaced. `on_step` is called with a number of images after each step of the sampler.
+    samplers draw from streams without state, and averages only lend their values. `on_step` is
+    called with a number of images after each step of the sampler.
     """
-
-    def draw() -> np.ndarray:
-        return state.model.sample(
-            state.settings.num_previews, seed=0, precision=precision.name, progress=on_step or False
-        )
-
+    options = dict(seed=0, precision=precision.name, progress=on_step or False)
+    draw = partial(state.model.sample, state.settings.num_previews, **options)
     with state.averaged():
         left = make_grid(draw())
     right = make_grid(draw())

@@ -195,20 +195,12 @@ class TrainingSettings(Settings):
         settled = build(self.lr_schedule).settled_images(self.budget_images)
         return min(math.ceil(settled / self.batch_size) * self.batch_size, self.budget_images)
 
-    def timestep_sampling(self) -> Any:
-        """The distribution of training times, built."""
-        return build(self.timesteps)
-
     def shaping(self, content_hash: str) -> dict[str, Any]:
-        """What decides the result: equal values mean the same training.
-
-        Args:
-            content_hash: of the training images.
-        """
+        """What decides the result, with the hash of the images: equal values mean the same
+        training."""
         chosen = asdict(self)
         shaping = {"images": content_hash, **{name: chosen[name] for name in _SHAPING}}
-        for name in _SHAPING_OPTIONS:
-            shaping[name] = with_defaults(chosen[name])
+        shaping |= {name: with_defaults(chosen[name]) for name in _SHAPING_OPTIONS}
         if self.settled_images == 0:
             shaping["lr_schedule"]["budget_images"] = self.budget_images
         if not self.conditional:  # then nothing is dropped, whatever the share
@@ -227,11 +219,8 @@ _NOT_SHAPING_ARGUMENTS = ("fused", "foreach", "capturable", "differentiable")
 
 
 def with_defaults(option: Mapping[str, Any]) -> dict[str, Any]:
-    """An option with the plain defaults of its type's signature written out.
-
-    So that `{type: torch.optim.Adam}` and the same with `lr: 0.001` are the same training, and
-    a default that changes with a release is seen.
-    """
+    """An option with the plain defaults of its type's signature written out, so that with and
+    without `lr: 0.001` Adam is the same training, and a changed default is seen."""
     full = {}
     for name, parameter in inspect.signature(locate(option["type"])).parameters.items():
         if isinstance(parameter.default, int | float | str | bool | tuple | list | None):

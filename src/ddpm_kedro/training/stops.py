@@ -15,13 +15,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 class StopRequest:
-    """While open, SIGINT and SIGTERM only note that they came; the second one acts as ever.
-
-    Outside the main thread no handler can be set: then nothing is caught, and nothing is changed.
-
-    Attributes:
-        signum: the signal that came, or None.
-    """
+    """While open, SIGINT and SIGTERM only note that they came in `signum`; the second one acts as
+    ever. Outside the main thread no handler can be set: then nothing is caught or changed."""
 
     def __init__(self) -> None:
         self.signum: int | None = None

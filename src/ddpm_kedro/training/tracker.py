@@ -58,14 +58,8 @@ class Tracker:
 
     def open(self, log_path: str | os.PathLike[str], after_step: int) -> None:
         """Cut the log at `log_path` back to its records of `step <= after_step`, the step of the
-        checkpoint that training resumes from, and append there.
-
-        The shorter log replaces the longer one in one rename. Lines that a killed run or a full
-        disk left torn are dropped. A missing log is made.
-
-        Raises:
-            InputError: the log cannot be written.
-        """
+        checkpoint that training resumes from, and append there; torn lines go, a missing log is
+        made. An InputError says that it cannot be written."""
         self.close()
         self._log_path = Path(log_path)
         with self._lock, self._writing():
@@ -77,8 +71,7 @@ class Tracker:
     def record(self, record: Mapping[str, Any]) -> None:
         """Append one record to the log and hand it to the sinks: `step` and whatever was measured.
 
-        Numbers may be NumPy's or 0-dim tensors; one that is not finite is written as null, since
-        JSON has none.
+        Numbers may be NumPy's or 0-dim tensors; one that is not finite is written as null.
 
         Raises:
             InputError: the disk is full; no part of the record stays in the log.
@@ -87,7 +80,16 @@ class Tracker:
         record = plain(record)
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
         with self._lock:
-            self._append(line)
+            if self._handle is None:
+                raise RuntimeError("Tracker.record before Tracker.open")
+            length = os.fstat(self._handle).st_size
+            with self._writing():
+                try:
+                    while line:
+                        line = line[os.write(self._handle, line) :]
+                except OSError:
+                    os.ftruncate(self._handle, length)
+                    raise
             self._tell("record", record)
 
     def preview(self, path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
@@ -101,37 +103,21 @@ class Tracker:
             self._tell("note", key, value)
 
     def sync(self) -> None:
-        """Bring the log onto the disk: call it before the checkpoint that vouches for it.
-
-        Raises:
-            InputError: the disk failed.
-        """
-        with self._lock:
+        """Bring the log onto the disk, before the checkpoint that vouches for it; an InputError
+        says that the disk failed."""
+        with self._lock, self._writing():
             if self._handle is not None:
-                with self._writing():
-                    os.fsync(self._handle)
+                os.fsync(self._handle)
 
     def close(self) -> None:
         """Bring the log onto the disk and close it; the sinks stay attached."""
         with self._lock:
-            if self._handle is not None:
-                try:
-                    self.sync()
-                finally:
-                    os.close(self._handle)
-                    self._handle = None
-
-    def _append(self, line: bytes) -> None:
-        if self._handle is None:
-            raise RuntimeError("Tracker.record before Tracker.open")
-        length = os.fstat(self._handle).st_size
-        with self._writing():
             try:
-                while line:
-                    line = line[os.write(self._handle, line) :]
-            except OSError:
-                os.ftruncate(self._handle, length)
-                raise
+                self.sync()
+            finally:
+                if self._handle is not None:
+                    os.close(self._handle)
+                self._handle = None
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -148,23 +134,16 @@ class Tracker:
                 getattr(sink, method)(*arguments)
             except Exception as error:
                 self.detach(sink)
-                names = type(sink).__name__, type(error).__name__
-                LOGGER.warning(
-                    "%s failed and hears no more of this training: %s: %s", *names, error
-                )
+                said = type(sink).__name__, type(error).__name__, error
+                LOGGER.warning("%s failed and hears no more of this training: %s: %s", *said)
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The records of a log that a :class:`Tracker` wrote, or still writes; torn lines are left out,
-    with a warning that counts them.
-
-    Raises:
-        OSError: there is none.
-    """
+    with a warning that counts them. An OSError says that there is none."""
     lines = Path(path).read_bytes().splitlines(keepends=True)
     records = [record for line in lines if (record := _parsed(line)) is not None]
-    if len(records) < len(lines):
-        torn = len(lines) - len(records)
+    if torn := len(lines) - len(records):
         LOGGER.warning("%s: %d of %d lines are torn and left out", path, torn, len(lines))
     return records
 
@@ -174,10 +153,9 @@ def _cut_back(path: Path, after_step: int) -> None:
         return
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if (record := _parsed(line)) and record["step"] <= after_step]
-    if len(kept) < len(lines):
+    if dropped := len(lines) - len(kept):
         with atomic_write(path) as shorter:
             shorter.writelines(kept)
-        dropped = len(lines) - len(kept)
         LOGGER.info("%s: cut back to step %d, %d lines dropped", path, after_step, dropped)
 
 
@@ -187,5 +165,4 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
         return None
-    is_record = isinstance(record, dict) and isinstance(record.get("step"), int)
-    return record if is_record else None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None

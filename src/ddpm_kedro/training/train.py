@@ -28,8 +28,7 @@ from ddpm_kedro.training.workers.team import Team
 
 @dataclass(frozen=True)
 class TrainingReceipts:
-    """What training wrote, all in the folder of its fingerprint: the model file with raw and
-    averaged weights, the log of JSON lines, the folder of previews."""
+    """What training wrote: the model file, the log of JSON lines, the folder of previews."""
 
     model: Receipt
     training_log: Receipt
@@ -41,8 +40,8 @@ def train(
 ) -> TrainingReceipts:
     """Train a model, go on with one, or find it done.
 
-    A memory-mapped set is never read into memory as a whole. `store` keeps checkpoints, log,
-    previews and model under the training's fingerprint; `tracker` gets every record and preview.
+    A memory-mapped set is never read into memory as a whole. `store` keeps all that is written;
+    `tracker` gets every record and preview.
 
     Raises:
         InputError: choices that do not go together or with the images (before any work), a disk
@@ -66,7 +65,6 @@ def train(
         tracker.note("fingerprint", folder.fingerprint)
         tracker.note("training", folder.summary)
 
-        # The work, in this process or in several
         if not folder.is_done:
             with StopRequest() as request:
                 if settings.distributed.world_size == 1:
@@ -83,8 +81,6 @@ def train(
                     "and saved; the same command goes on from there, training.restart=true starts "
                     "over",
                 )
-
-        # Where everything lies
         return _receipts(folder)
 
 
@@ -151,7 +147,7 @@ def check_choices(spec: ModelSpec, settings: TrainingSettings) -> None:
     model = Model(spec, network)
     LearningState(model, settings)
     build(settings.augmentation)
-    settings.timestep_sampling().check(model.denoiser.schedule)
+    build(settings.timesteps).check(model.denoiser.schedule)
     spec.build("sampler").check(model.denoiser.schedule)
     if settings.init_from is not None:
         initial_weights(settings.init_from, network)
@@ -173,11 +169,8 @@ def _surroundings(settings: TrainingSettings) -> dict[str, str]:
 
 def _receipts(folder: TrainingFolder) -> TrainingReceipts:
     record = folder.record()
-    facts = {
-        "fingerprint": folder.fingerprint,
-        "status": folder.status,
-        "images_seen": record.model_images_seen,
-    }
+    seen = record.model_images_seen
+    facts = {"fingerprint": folder.fingerprint, "status": folder.status, "images_seen": seen}
     return TrainingReceipts(
         model=Receipt(folder.model_path, {**facts, "sha256": record.model_sha256}),
         training_log=Receipt(folder.log_path, facts),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_training import tiny_images, tiny_settings
 
+from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.training.step.held_out import HeldOutLoss, split_rows
@@ -62,7 +63,7 @@ def test_the_loss_is_fixed_and_does_not_depend_on_the_batch_size() -> None:
             images.images,
             None,
             rows,
-            timesteps=settings.timestep_sampling(),
+            timesteps=build(settings.timesteps),
             seed=seed,
             batch_size=batch_size,
         )(model.denoiser.train(), FP32)
@@ -78,6 +79,6 @@ def test_the_loss_has_no_dropout() -> None:
     settings = tiny_settings(backbone={"type": "tiny_training.TinyNetwork", "dropout": 0.5})
     denoiser = Model(model_spec(images, settings)).denoiser.train()
     rows = np.arange(8, dtype=np.int32)
-    timesteps = settings.timestep_sampling()
+    timesteps = build(settings.timesteps)
     loss = HeldOutLoss(images.images, None, rows, timesteps=timesteps, seed=0, batch_size=8)
     assert loss(denoiser, FP32) == loss(denoiser, FP32)

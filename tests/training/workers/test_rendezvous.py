@@ -9,7 +9,8 @@ import pytest
 from torch.distributed import TCPStore
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.training.workers.rendezvous import Rendezvous, interface_of
+from ddpm_kedro.training.workers import rendezvous
+from ddpm_kedro.training.workers.rendezvous import host_and_port, interface_of, meet
 
 
 @pytest.fixture
@@ -21,10 +22,10 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_the_machine_that_is_named_keeps_the_meeting_place(host: str, free_port: int) -> None:
-    rendezvous = Rendezvous(f"{host}:{free_port}", wait_seconds=30)
-    assert rendezvous.meet() in ("127.0.0.1", "::1")
-    second = Rendezvous(f"{host}:{free_port}", wait_seconds=30)
-    assert second.meet() in ("127.0.0.1", "::1")  # finds the port taken, and joins
+    address, _open = meet(f"{host}:{free_port}", wait_seconds=30)
+    assert address in ("127.0.0.1", "::1")
+    again, _also_open = meet(f"{host}:{free_port}", wait_seconds=30)
+    assert again == address  # finds the port taken, and joins
     guest = TCPStore(host, free_port, is_master=False, multi_tenant=True)
     guest.set("came", "guest")
     assert guest.get("came") == b"guest"
@@ -33,10 +34,9 @@ def test_the_machine_that_is_named_keeps_the_meeting_place(host: str, free_port:
 def test_a_machine_that_is_not_there_is_waited_for_and_named(
     free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rendezvous = Rendezvous(f"127.0.0.1:{free_port}", wait_seconds=0.0)
-    monkeypatch.setattr(rendezvous, "_is_here", lambda address: False)
+    monkeypatch.setattr(rendezvous, "_is_here", lambda address, target: False)
     with pytest.raises(InputError, match=rf"127\.0\.0\.1:{free_port}: no answer within 0 minutes"):
-        rendezvous.meet()
+        meet(f"127.0.0.1:{free_port}", wait_seconds=0.0)
 
 
 def test_a_name_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,12 +45,11 @@ def test_a_name_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(InputError, match=r"nowhere:29400: .*Name or service not known"):
-        Rendezvous("nowhere:29400", wait_seconds=0.0).meet()
+        meet("nowhere:29400", wait_seconds=0.0)
 
 
 def test_host_and_port_of_an_ipv6_address() -> None:
-    rendezvous = Rendezvous("[fd00::7]:29400", wait_seconds=0.0)
-    assert (rendezvous.host, rendezvous.port) == ("fd00::7", 29400)
+    assert host_and_port("[fd00::7]:29400") == ("fd00::7", 29400)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="interfaces are looked up on Linux")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,21 +28,19 @@ LEAST_ROWS = 8  # that a lane gets by itself: fewer make small products, which a
 class CoreUse:
     """What decides how sums are rounded in a training on a CPU.
 
-    Attributes:
-        num_lanes: parts of each micro-batch that are computed at the same time, each with one
-            OpenMP thread; 1: whole micro-batches, with several OpenMP threads. None where there is
-            no such choice: on a GPU, with torch.compile, in a team of processes.
-        openmp_threads: where there is one lane. With more it is None: then cores, and OpenMP
-            threads, change no bytes.
-        lanes: to compute in.
+    `num_lanes` are parts of each micro-batch that are computed at the same time, each with one
+    OpenMP thread; 1: whole micro-batches, with several `openmp_threads`. With more lanes these are
+    None: then cores change no bytes. Both are None where there is no such choice: on a GPU, with
+    torch.compile, in a team of processes.
     """
 
     num_lanes: int | None = None
     openmp_threads: int | None = None
-    lanes: Lanes = field(init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lanes", Lanes(self.num_lanes or 1))
+    @cached_property
+    def lanes(self) -> Lanes:
+        """To compute in."""
+        return Lanes(self.num_lanes or 1)
 
     def __str__(self) -> str:
         if self.openmp_threads is None:
@@ -54,12 +53,8 @@ class CoreUse:
 
     @classmethod
     def of_checkpoint(cls, facts: Mapping[str, Any]) -> CoreUse:
-        """What a checkpoint was trained with.
-
-        One that says nothing is older than lanes are: it goes on without them, with the OpenMP
-        threads of this process, as it always did.
-        """
-        if "lanes" not in facts:
+        """What a checkpoint was trained with."""
+        if "lanes" not in facts:  # older than lanes are: it goes on as it always did
             return cls(1, torch.get_num_threads())
         return cls(facts["lanes"], facts["openmp_threads"])
 
@@ -84,15 +79,9 @@ class CoreUse:
 def choose_core_use(
     state: LearningState, precision: Precision, team: Team, facts: Mapping[str, Any] | None
 ) -> CoreUse:
-    """What the settings ask for; else what the training was begun with; else one lane a core.
-
-    A network that lanes would share something of, see :class:`Watch`, gets one.
-
-    Args:
-        state: its network is ready to be called.
-        precision, team: of the training.
-        facts: of the checkpoint that was restored; None for a new training.
-    """
+    """What the settings ask for; else what the training was begun with, as the `facts` of the
+    restored checkpoint say; else one lane a core. A network that lanes would share something of,
+    see :class:`Watch`, gets one."""
     settings = state.settings
     if team.world_size > 1 or state.device.type != "cpu" or settings.compile == "on":
         return CoreUse()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,8 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 RESIDENT_SHARE = 0.4  # of the free GPU memory that images may take; the rest is for training
 PREFETCHED_BATCHES = 3
@@ -22,11 +20,8 @@ class EpochOrder:
     """An endless order of images: each epoch is a permutation of its own, one follows the other.
 
     The image at position p is a function of (seed, p) alone, so seeking costs nothing, batches
-    reach across the end of an epoch, and none is dropped.
-
-    Args:
-        rows: the rows to order, int32 (N,), N >= 1.
-        seed: of the permutations (numpy's Philox with the key (seed, epoch)).
+    reach across the end of an epoch, and none is dropped. `rows` are int32 (N,), N >= 1; a
+    permutation is drawn from numpy's Philox with the key (seed, epoch).
     """
 
     def __init__(self, rows: np.ndarray, seed: int) -> None:
@@ -58,15 +53,9 @@ class DataFeed:
 
     On a GPU the whole set is kept there if it takes at most 40% of what is free; otherwise a thread
     gathers the next batches from the memory map into page-locked memory while the GPU works. On a
-    CPU a batch is gathered when it is needed, which takes microseconds.
-
-    Args:
-        images: uint8 (N, C, H, W), memory-mapped or not.
-        labels: int64 (N,), or None when the network is not told.
-        order: which rows come when.
-        batch_size: images of one step over all workers.
-        part: rows of the global batch that are this worker's.
-        device: where batches go.
+    CPU a batch is gathered when it is needed, which takes microseconds. `images` are uint8
+    (N, C, H, W), `labels` int64 (N,) or None; `part` are this worker's rows of the `batch_size`
+    images that all workers take at a step.
     """
 
     def __init__(
@@ -93,18 +82,13 @@ class DataFeed:
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         """Images uint8 (b, C, H, W) and labels int64 (b,) or None, step after step, without end."""
+        steps = itertools.count(first_step)
         if self._device.type != "cuda" or self._resident is not None:
-            step = first_step
-            while True:
-                yield self._on_device(self._gather(step))
-                step += 1
-        yield from self._prefetched(first_step)  # pragma: cuda only
-
-    def _rows(self, step: int) -> np.ndarray:
-        return self._order.take(step * self._batch_size, self._batch_size)[self._part]
+            return map(self._on_device, map(self._gather, steps))
+        return self._prefetched(steps)  # pragma: cuda only
 
     def _gather(self, step: int) -> Batch:
-        rows = self._rows(step)
+        rows = self._order.take(step * self._batch_size, self._batch_size)[self._part]
         if self._resident is not None:  # pragma: cuda only
             index = torch.from_numpy(rows).pin_memory().to(self._device, non_blocking=True)
             images, labels = self._resident
@@ -118,14 +102,12 @@ class DataFeed:
         labels = None if labels is None else labels.to(self._device, non_blocking=True)
         return images.to(self._device, non_blocking=True), labels
 
-    def _prefetched(self, first_step: int) -> Iterator[Batch]:  # pragma: cuda only
+    def _prefetched(self, steps: Iterator[int]) -> Iterator[Batch]:  # pragma: cuda only
         with ThreadPoolExecutor(1, thread_name_prefix="data feed") as thread:
             waiting: deque[Future[Batch]] = deque()
-            step = first_step
             while True:
                 while len(waiting) <= PREFETCHED_BATCHES:
-                    waiting.append(thread.submit(self._pinned, step))
-                    step += 1
+                    waiting.append(thread.submit(self._pinned, next(steps)))
                 yield self._on_device(waiting.popleft().result())
 
     def _pinned(self, step: int) -> Batch:  # pragma: cuda only

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 
 
 def derived_seed(seed: int, *numbers: int) -> int:
-    """A 63-bit seed for torch's own generators, which are seeded anew at every step."""
+    """A 63-bit seed for them."""
     text = "/".join(map(str, map(int, (seed, *numbers))))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-@contextmanager
-def own_generators(device: torch.device) -> Iterator[None]:
+def own_generators(device: torch.device) -> AbstractContextManager[None]:
     """Leave torch's global generators as they were found."""
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
+    return torch.random.fork_rng(devices=devices)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -18,12 +20,8 @@ def split_rows(num_images: int, fraction: float, most: int) -> tuple[np.ndarray,
     An image is held out by a hash of its row number, so the choice depends on no seed, and runs
     with other seeds compare. At least one image stays for training. The held-out loss gives low
     noise to the first rows and high noise to the last: images often lie sorted by class, so that
-    ascending rows would show it some classes at low noise only.
-
-    Args:
-        num_images: N >= 1.
-        fraction: share held out, 0 <= fraction < 1.
-        most: at most so many are held out.
+    ascending rows would show it some classes at low noise only. Held out are the share `fraction`
+    in [0, 1) of N >= 1 images, at most `most`.
     """
     count = min(round(fraction * num_images), most, num_images - 1)
     rows = np.arange(num_images, dtype=np.int32)
@@ -45,30 +43,16 @@ def _hash(count: int) -> np.ndarray:
     return z
 
 
+@dataclass
 class HeldOutLoss:
-    """Mean training loss over the held-out images, each with a fixed t and fixed noise.
+    """Mean training loss over the held-out images, each with a fixed t and fixed noise."""
 
-    Args:
-        images: uint8 (N, C, H, W), memory-mapped or not; only ``rows`` are read.
-        labels: int64 (N,), or None.
-        rows: int32 (M,), M >= 1; t may rise along them.
-        timesteps: the distribution of t that training uses; its uniforms are fixed here.
-        seed: of t and noise.
-        batch_size: images of one forward pass.
-    """
-
-    def __init__(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray | None,
-        rows: np.ndarray,
-        *,
-        timesteps: TimestepSampling,
-        seed: int,
-        batch_size: int,
-    ) -> None:
-        self.images, self.labels, self.rows = images, labels, rows
-        self.timesteps, self.seed, self.batch_size = timesteps, seed, batch_size
+    images: np.ndarray  # uint8 (N, C, H, W), memory-mapped or not; only `rows` are read
+    labels: np.ndarray | None  # int64 (N,)
+    rows: np.ndarray  # int32 (M,), M >= 1; t may rise along them
+    timesteps: TimestepSampling  # as in training; its uniforms are fixed here
+    seed: int  # of t and noise
+    batch_size: int  # images of one forward pass
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, precision: Precision) -> float:

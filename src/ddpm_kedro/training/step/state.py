@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,29 +26,18 @@ INITIAL_LOSS_SCALE = 2.0**16
 class LearningState:
     """Weights, their averages, the optimizer, the rate, the counters, and where time stands.
 
-    Random numbers are not part of it: they are functions of (seed, step, stream).
-
-    Args:
-        model: its network is on the device already, in its final memory format.
-        settings: optimizer, rate, averages, budget.
-
-    Attributes:
-        step: optimizer steps taken (skipped updates count).
-        images_seen: training images seen, over all workers.
-        counters: 0-dim tensors on the device, changed without a word to the host: ``step``;
-            ``loss_sum``, ``loss_count`` since the last record; ``grad_norm`` of the last step;
-            ``skipped``, ``skipped_in_row``; ``loss_scale``, ``good_steps`` (fp16).
+    Random numbers are not part of it: they are functions of (seed, step, stream). The network of
+    `model` is on the device already, in its final memory format. `step` and `images_seen` count
+    over all workers, skipped updates too. `counters` are 0-dim tensors on the device, changed
+    without a word to the host.
     """
 
     def __init__(self, model: Model, settings: TrainingSettings) -> None:
-        self.model = model
-        self.network = model.network
-        self.settings = settings
+        self.model, self.network, self.settings = model, model.network, settings
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
-        self.device = self.parameters[0].device
-        self.step = 0
-        self.images_seen = 0
-        self.optimizer = build_optimizer(settings.optimizer, self.parameters, self.device)
+        self.device = device = self.parameters[0].device
+        self.step = self.images_seen = 0
+        self.optimizer = build_optimizer(settings.optimizer, self.parameters, device)
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
         self._schedule: LRSchedule | None = None
@@ -55,26 +45,21 @@ class LearningState:
             self.scheduler = build(settings.lr_schedule, self.optimizer)
         else:
             self._schedule = build(settings.lr_schedule)
-        self.ema = EMA(
-            self.parameters,
-            [1000 * halflife for halflife in settings.ema.halflives_kimg],
-            settings.ema.warmup_ratio,
-        )
+        halflives = [1000 * halflife for halflife in settings.ema.halflives_kimg]
+        self.ema = EMA(self.parameters, halflives, settings.ema.warmup_ratio)
+        count = partial(torch.zeros, (), dtype=torch.int64, device=device)
+        real = partial(torch.tensor, dtype=torch.float32, device=device)
+        sum_dtype = torch.float32 if device.type == "mps" else torch.float64
         self.counters = {
-            "step": self._scalar(0, torch.int64),
-            "loss_sum": self._scalar(0.0, _sum_dtype(self.device)),
-            "loss_count": self._scalar(0, torch.int64),
-            "grad_norm": self._scalar(0.0, torch.float32),
-            "skipped": self._scalar(0, torch.int64),
-            "skipped_in_row": self._scalar(0, torch.int64),
-            "loss_scale": self._scalar(INITIAL_LOSS_SCALE, torch.float32),
-            "good_steps": self._scalar(0, torch.int64),
+            "step": count(),
+            "loss_sum": real(0.0, dtype=sum_dtype),  # these two since the last record
+            "loss_count": count(),
+            "grad_norm": real(0.0),  # of the last step
+            "skipped": count(),
+            "skipped_in_row": count(),
+            "loss_scale": real(INITIAL_LOSS_SCALE),  # these two for fp16
+            "good_steps": count(),
         }
-
-    def _scalar(self, value: float, dtype: torch.dtype) -> Tensor:
-        return torch.tensor(value, dtype=dtype, device=self.device)
-
-    # Time ---------------------------------------------------------------------------------------
 
     @property
     def lr(self) -> float | Tensor:
@@ -85,17 +70,14 @@ class LearningState:
         if self._schedule is None:
             rate = self.optimizer.param_groups[0]["lr"]
             return rate.clone() if isinstance(rate, Tensor) else float(rate)
-        return self._base_rates[0] * self._factor()
-
-    def _factor(self) -> float:
-        assert self._schedule is not None
-        return self._schedule.factor(self.images_seen, self.settings.budget_images)
+        factor = self._schedule.factor(self.images_seen, self.settings.budget_images)
+        return self._base_rates[0] * factor
 
     def set_rates(self) -> None:
         """Give the optimizer the learning rate of the step that comes."""
         if self._schedule is None:
             return
-        factor = self._factor()
+        factor = self._schedule.factor(self.images_seen, self.settings.budget_images)
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             if isinstance(group["lr"], Tensor):  # a CUDA graph reads it from the device
                 group["lr"].fill_(base * factor)
@@ -120,15 +102,12 @@ class LearningState:
         self.counters["loss_sum"].zero_()
         self.counters["loss_count"].zero_()
 
-    # Weights ------------------------------------------------------------------------------------
-
     @contextmanager
     def averaged(self, index: int = 0) -> Iterator[None]:
         """Put average number ``index`` in the network's place; nothing is copied or changed."""
-        average = self.ema.averages[index]
         raw = [parameter.data for parameter in self.parameters]
         try:
-            for parameter, values in zip(self.parameters, average, strict=True):
+            for parameter, values in zip(self.parameters, self.ema.averages[index], strict=True):
                 parameter.data = values
             yield
         finally:
@@ -142,8 +121,6 @@ class LearningState:
             with self.averaged(index):
                 sets[name] = _contiguous(self.network)
         return sets
-
-    # Saving and restoring -----------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
         """Every stateful tensor by name, as it stands (not a copy)."""
@@ -163,18 +140,13 @@ class LearningState:
             for index, values in self.optimizer.state_dict()["state"].items()
         }
         groups = [_scheduled_values(group) for group in self.optimizer.param_groups]
-        facts = {"optimizer": plain, "groups": groups, "scheduler": None}
-        if self.scheduler is not None:
-            facts["scheduler"] = _plain_state(self.scheduler)
-        return facts
+        scheduler = None if self.scheduler is None else _plain_state(self.scheduler)
+        return {"optimizer": plain, "groups": groups, "scheduler": scheduler}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Become the state that was saved.
-
-        Raises:
-            InputError: the checkpoint holds other tensors than this network and optimizer.
-        """
-        tensors, facts = checkpoint.tensors, checkpoint.facts
+        """Become the state that was saved; an InputError says that it holds other tensors than this
+        network and optimizer."""
+        tensors = checkpoint.tensors
         try:
             self.network.load_state_dict(_under(tensors, "network/"))
             for index, average in enumerate(self.ema.averages):
@@ -182,7 +154,7 @@ class LearningState:
                     value.copy_(tensors[f"ema/{index}/{number}"])
             for name, value in self.counters.items():
                 value.copy_(tensors[f"counters/{name}"])
-            self._restore_optimizer(tensors, facts)
+            self._restore_optimizer(tensors, checkpoint.facts)
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"{checkpoint.path}: does not fit this training ({error}); training.restart=true "
@@ -197,8 +169,7 @@ class LearningState:
         for name, value in _under(tensors, "optimizer/").items():
             index, key = name.split("/", 1)
             state.setdefault(int(index), {})[key] = laid_out_as(self.parameters[int(index)], value)
-        whole = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**whole, "state": state})
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         if self.scheduler is not None:
             self.scheduler.load_state_dict(facts["scheduler"])
         for group, values in zip(self.optimizer.param_groups, facts["groups"], strict=True):
@@ -208,12 +179,8 @@ class LearningState:
 def build_optimizer(
     option: Mapping[str, Any], parameters: list[nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimizer of an option, fused into one kernel where its type can be.
-
-    Raises:
-        InputError: the option names no optimizer, or one that calls the loss by itself (LBFGS), or
-            its arguments are refused.
-    """
+    """The optimizer of an option, fused into one kernel where its type can be; an InputError says
+    that it is none, or calls the loss by itself, or refuses its arguments."""
     found = locate(option["type"])
     if not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)):
         raise InputError(f"optimizer: {option['type']} is not a torch.optim.Optimizer")
@@ -236,10 +203,6 @@ def build_optimizer(
 _NOT_FUSED_ON_CUDA = () if torch.__version__ >= "2.15" else (torch.optim.Adagrad,)
 
 
-def _sum_dtype(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def _contiguous(network: nn.Module) -> dict[str, Tensor]:
     return {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -248,19 +211,12 @@ def _contiguous(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }
+    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
 
 def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A copy of ``value`` with the strides of ``parameter``.
-
-    Fused optimizers walk through both in memory order, so a contiguous moment of channels-last
-    weights would silently be the moment of other weights.
-    """
+    """A copy of `value` with the strides of `parameter`: fused optimizers walk through both in
+    memory order, and a contiguous moment of channels-last weights would be that of others."""
     if value.shape != parameter.shape:
         return value.clone()
     return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
@@ -273,16 +229,11 @@ def _scheduled_values(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain_state(scheduler: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
-    """The part of the scheduler's state that JSON holds: counts and rates.
-
-    What it does not hold (functions, counters keyed by number) is configuration, which building the
-    scheduler again brings back.
-    """
+    """The part of the scheduler's state that JSON holds: counts and rates. The rest (functions,
+    counters keyed by number) is configuration, which building it again brings back."""
     state = {}
     for key, value in scheduler.state_dict().items():
-        try:
+        with suppress(TypeError):
             if json.loads(json.dumps(value)) == value:
                 state[key] = value
-        except TypeError:
-            continue
     return state

@@ -1,9 +1,8 @@
 """One checkpoint on disk: a folder of two files, checked when it is read.
 
-``tensors.safetensors`` holds the numbers, ``checkpoint.json`` everything else: step, images seen,
-facts, the SHA-256 and size of the tensor file, and a checksum of itself. The folder gets its name
-by one rename, after all bytes are on the disk, so a folder with the name is whole unless the disk
-or a hand changed it afterwards; the checksums tell.
+``tensors.safetensors`` holds the numbers, ``checkpoint.json`` everything else, with checksums of
+both. The folder gets its name by one rename, after all bytes are on the disk, so it is whole unless
+the disk or a hand changed it afterwards; the checksums tell.
 """
 
 from __future__ import annotations
@@ -35,19 +34,11 @@ _NAME = re.compile(r"step_(\d{10,})(?:\.\d+)?")  # a number at the end: by earli
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint, verified and loaded.
-
-    Attributes:
-        step: optimizer steps taken.
-        images_seen: training images seen, over all workers.
-        tensors: CPU tensors by the names they were saved under.
-        facts: plain values by the names they were saved under.
-        path: its folder.
-    """
+    """A whole checkpoint, verified and loaded."""
 
     step: int
     images_seen: int
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # on the CPU
     facts: dict[str, Any]
     path: Path
 
@@ -59,9 +50,9 @@ class DamagedCheckpoint(Exception):
 class Snapshot:
     """The values of `tensors` at this point of the program, whatever happens to them later.
 
-    Tensors on the CPU are copied at once. Tensors on a GPU (all on one) are copied into page-locked
-    memory by the current stream, behind the work that is already queued there and before any that
-    is queued later, so the host need not wait; :meth:`ready` waits in whatever thread needs them.
+    Tensors on a GPU (all on one) are copied into page-locked memory by the current stream, behind
+    the work that is already queued there and before any that is queued later, so the host need not
+    wait; :meth:`ready` waits in whatever thread needs them.
 
     Raises:
         TypeError: something is no tensor or has values that a checkpoint cannot hold.
@@ -94,24 +85,24 @@ def checkpoint_name(step: int) -> str:
 
 def step_in(name: str) -> int | None:
     """The step in a folder's name, or None for a name that is not ours."""
-    match = _NAME.fullmatch(name)
-    return int(match[1]) if match else None
+    return int(match[1]) if (match := _NAME.fullmatch(name)) else None
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], body: Mapping[str, Any]) -> None:
     """Write a checkpoint that appears as `folder` in one rename, when it is whole on the disk.
 
-    Args:
-        tensors: contiguous CPU tensors.
-        body: JSON-serialisable facts; ``format``, sizes and checksums are added.
-
-    Raises:
-        OSError: the disk is full or cannot be written.
+    `tensors` are contiguous and on the CPU, `body` holds the JSON-serialisable facts; ``format``,
+    sizes and checksums are added. An OSError says that the disk is full or cannot be written.
     """
     with atomic_folder(folder) as aside:
         path, facts_path = aside / TENSORS_NAME, aside / FACTS_NAME
-        with _system_errors():
+        try:
             save_file(dict(tensors), path)
+        except SafetensorError as error:  # it tells of a full disk in words alone
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         size, checksum = path.stat().st_size, sha256_of(path)
         body = {**body, "format": FORMAT, "tensors_bytes": size, "tensors_sha256": checksum}
         with atomic_write(facts_path, "w") as file:
@@ -121,11 +112,8 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], body: Mapping[
 
 
 def read_facts(folder: Path, fingerprint: str) -> dict[str, Any]:
-    """The facts of the checkpoint in `folder`, checked against their checksum and its names.
-
-    Raises:
-        DamagedCheckpoint: they are missing, torn, changed, or belong to something else.
-    """
+    """The facts alone of the checkpoint in `folder`; checked, and refused, as in
+    :func:`read_checkpoint`."""
     try:
         with _reading(FACTS_NAME):
             body = json.loads((folder / FACTS_NAME).read_bytes())
@@ -145,17 +133,11 @@ def read_facts(folder: Path, fingerprint: str) -> dict[str, Any]:
 
 
 def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint:
-    """The checkpoint in `folder`, after every byte of it was compared with its checksum.
-
-    The tensors are memory-mapped copy-on-write: nothing is read twice, and changing them in place
-    changes no file.
-
-    Args:
-        folder: a folder that :func:`write_checkpoint` made.
-        fingerprint: the training it must belong to.
+    """The checkpoint in `folder`, every byte compared with its checksum; the tensors are
+    memory-mapped copy-on-write, so that nothing is read twice and no file changes with them.
 
     Raises:
-        DamagedCheckpoint: it is torn, truncated, changed, or belongs to something else.
+        DamagedCheckpoint: it is torn, truncated, changed, or not of the training `fingerprint`.
     """
     body = read_facts(folder, fingerprint)
     path = folder / TENSORS_NAME
@@ -183,15 +165,3 @@ def _reading(name: str) -> Iterator[None]:
         raise DamagedCheckpoint(f"{name} is missing") from None
     except OSError as error:
         raise DamagedCheckpoint(f"{name} cannot be read ({error.strerror})") from None
-
-
-@contextlib.contextmanager
-def _system_errors() -> Iterator[None]:
-    """safetensors tells of a full disk in words alone: make them the system's error again."""
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

@@ -30,9 +30,6 @@ class CheckpointStore:
     """All trainings under one folder, each in a folder named by the fingerprint of its parameters.
 
     One run holds a store at a time. No training is ever removed.
-
-    Args:
-        path: the store's folder; it is made when a training is opened.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -58,15 +55,12 @@ class CheckpointStore:
         Args:
             shaping: every parameter that changes what is learned; its fingerprint is the identity.
             recorded: what else is in force: device, precision, versions, code, paths.
-            budget_images: training images to see in all. Fewer than were seen before is no error:
-                the training is done.
-            settled_images: images up to which a higher budget comes to the same state, from where
-                it will go on; None: the whole budget.
+            budget_images: to see in all; after more were seen the training is done.
+            settled_images: where a higher budget will go on from; None: the whole budget.
             restart: start over; the earlier folder is kept as ``<fingerprint>.replaced`` until the
                 new training is finished.
             keep_checkpoints: see :meth:`TrainingFolder.save`.
-            keep_trainings: the trainings used last whose checkpoints stay; of older ones that are
-                finished they are removed, of unfinished ones never; None: all stay.
+            keep_trainings: the trainings used last whose checkpoints stay once finished.
 
         Raises:
             InputError: another run holds the store, or it cannot be written; or a lower budget
@@ -123,8 +117,8 @@ class CheckpointStore:
         if changed:
             line += f"; changed since: {_listed(changed)}"
         if restarted:
-            line += f"; started over, the earlier one is kept as {folder.replaced_path.name} "
-            line += "until it finishes"
+            kept = folder.replaced_path.name
+            line += f"; started over, the earlier one is kept as {kept} until it finishes"
         folder.summary = f"training {folder.fingerprint} {line}"
         record.write(folder.path)
         LOGGER.info("%s", folder.summary)
@@ -153,14 +147,13 @@ class CheckpointStore:
             )
             return "new", f"is new: 0 of {budget_images:,} images{against and '; '}{against}"
         goes_on = record.model_images_seen is not None and budget_images > budget_before
-        status = "goes on" if goes_on else "resumes"
-        line = f"{status} at step {checkpoint.step}, "
-        line += f"{checkpoint.images_seen:,} of {budget_images:,} images"
-        if checkpoint.images_seen >= budget_images:
+        status, seen = "goes on" if goes_on else "resumes", checkpoint.images_seen
+        line = f"{status} at step {checkpoint.step}, {seen:,} of {budget_images:,} images"
+        if seen >= budget_images:
             line += ": the budget is reached, only the model is left to write"
         elif goes_on:
             line += f": a higher budget than the {budget_before:,} before"
-            if checkpoint.images_seen == before.settled_images < model_images:
+            if seen == before.settled_images < model_images:
                 line += ", whose rate began to fall there"
         return status, line
 
@@ -190,12 +183,8 @@ class CheckpointStore:
             if is_finished and folder.has_model(record) and folder.drop_checkpoints():
                 pruned.append(path.name)
         if pruned:
-            LOGGER.info(
-                "checkpoints removed of %s: training.keep_trainings=%d; models, logs and previews "
-                "stay",
-                _listed(pruned),
-                keep_trainings,
-            )
+            kept = f"training.keep_trainings={keep_trainings}; models, logs and previews stay"
+            LOGGER.info("checkpoints removed of %s: %s", _listed(pruned), kept)
 
     def _others(self, opened: Path) -> list[tuple[Path, TrainingRecord]]:
         """The other trainings, the last used first; anything else here is not ours to touch."""
@@ -211,17 +200,15 @@ class CheckpointStore:
 def _earlier(path: Path) -> TrainingRecord | None:
     try:
         return TrainingRecord.read(path)
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError) as error:
-        LOGGER.warning("%s", error)
+        if not isinstance(error, FileNotFoundError):
+            LOGGER.warning("%s", error)
         return None
 
 
 def _refuse_if_past(folder: TrainingFolder, before: TrainingRecord, budget_images: int) -> None:
     """A checkpoint of the higher budget must not be thrown away for a mistyped lower one."""
-    checkpoint = folder.newest(before)
-    if checkpoint is not None:
+    if (checkpoint := folder.newest(before)) is not None:
         raise InputError(
             f"training.budget_kimg: training {folder.fingerprint} stands at "
             f"{checkpoint.images_seen:,} images, past where the rate of a budget of "

@@ -22,9 +22,7 @@ def fingerprint(shaping: Mapping[str, Any]) -> str:
     """The first 16 hexadecimal digits of SHA-256 over the canonical JSON of `shaping`.
 
     The order of keys, tuples against lists and 1 against 1.0 make no difference; every value does.
-
-    Raises:
-        InputError: a value is no text, number, boolean, list or mapping; its dotted key is named.
+    What JSON does not hold is refused, see :func:`ddpm_kedro.plain.canonical`.
     """
     return hashlib.sha256(canonical_json(shaping).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
@@ -35,20 +33,16 @@ def differences(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> list[st
     Lists are compared as a whole. A key that only one of them has reads ``(absent)`` in the other.
     """
     before, after = _leaves(canonical(earlier)), _leaves(canonical(later))
-    pairs = {
-        key: (before.get(key, _ABSENT), after.get(key, _ABSENT))
+    return [
+        f"{key}: {before.get(key, _ABSENT)} -> {after.get(key, _ABSENT)}"
         for key in sorted(before.keys() | after.keys())
-    }
-    return [f"{key}: {old} -> {new}" for key, (old, new) in pairs.items() if old != new]
+        if before.get(key) != after.get(key)
+    ]
 
 
 def _leaves(value: Any, prefix: str = "") -> dict[str, str]:
     """Dotted keys with the text of their values; an empty mapping is a value too."""
-    if isinstance(value, dict) and value:
-        leaves: dict[str, str] = {}
-        for key, item in value.items():
-            leaves.update(_leaves(item, f"{prefix}.{key}" if prefix else key))
-        return leaves
-    if not prefix:
-        return {}
+    if isinstance(value, dict) and (value or not prefix):
+        parts = (_leaves(v, f"{prefix}.{key}" if prefix else key) for key, v in value.items())
+        return {name: text for part in parts for name, text in part.items()}
     return {prefix: value if isinstance(value, str) and value else json.dumps(value)}

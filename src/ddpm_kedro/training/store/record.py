@@ -15,36 +15,20 @@ FILE_NAME = "training.json"
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """The parameters of a training, when it was last used, and how far its model got.
+    """The parameters of a training, when it was last used, and how far its model got."""
 
-    Attributes:
-        shaping: the parameters under the fingerprint.
-        recorded: what else was in force at the last opening (device, precision, versions ...).
-        last_used_at: seconds since 1970, at the last opening.
-        budget_images: the highest budget it was opened with.
-        model_images_seen: training images that the finished model has seen; None before that.
-        model_sha256: the checksum of that model's file.
-        asked_images: the budget of the last opening; None before it was noted.
-        settled_images: images up to which a higher one than that comes to the same state.
-    """
-
-    shaping: dict[str, Any]
-    recorded: dict[str, Any]
-    last_used_at: float
-    budget_images: int
-    model_images_seen: int | None = None
+    shaping: dict[str, Any]  # under the fingerprint
+    recorded: dict[str, Any]  # what else was in force at the last opening
+    last_used_at: float  # seconds since 1970
+    budget_images: int  # the highest one it was opened with
+    model_images_seen: int | None = None  # by the finished model
     model_sha256: str | None = None
-    asked_images: int | None = None
-    settled_images: int | None = None
+    asked_images: int | None = None  # the budget of the last opening; None before it was noted
+    settled_images: int | None = None  # up to where a higher one than that comes to the same state
 
     @classmethod
     def read(cls, folder: Path) -> TrainingRecord:
-        """The record of the training in `folder`.
-
-        Raises:
-            OSError: the file is missing or cannot be read.
-            ValueError: it is not one of ours.
-        """
+        """The record in `folder`; an OSError if it cannot be read, a ValueError if damaged."""
         path = folder / FILE_NAME
         try:
             return cls(**json.loads(path.read_bytes()))
@@ -57,12 +41,8 @@ class TrainingRecord:
             json.dump(asdict(self), file, indent=1)
 
     def leads_from(self, checkpoint: Mapping[str, Any]) -> bool:
-        """Whether this budget would have come to that checkpoint too.
-
-        Args:
-            checkpoint: its facts: ``images_seen``, and ``budget_images`` and ``settled_images``
-                in force when it was saved; those of before they were noted fit every budget.
-        """
+        """Whether this budget would have come to the checkpoint with these facts too; those of
+        before ``budget_images`` and ``settled_images`` were noted fit every budget."""
         made_for = checkpoint.get("budget_images")
         if made_for is None or self.asked_images in (None, made_for):
             return True

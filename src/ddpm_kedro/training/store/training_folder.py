@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -39,31 +38,19 @@ class TrainingFolder:
     manager waits for the last checkpoint and gives the lock back. A worker process makes one
     without the lock: its parent holds it and outlives the workers, of which at most one saves.
 
-    Attributes:
-        path: the folder.
-        fingerprint: its name, which stands for the parameters that shape the training.
-        status: ``"new"``, ``"resumes"``, ``"goes on"`` (finished before, now with a higher budget)
-            or ``"done"``; ``"attached"`` without the lock.
-        summary: the one line that was logged when it was opened.
-        log_path: the training log, JSON lines.
-        previews_path: folder of the previews ``preview_<images seen>.png``.
-        model_path: the final model.
+    `status` is ``"new"``, ``"resumes"``, ``"goes on"`` (finished before, now with a higher budget)
+    or ``"done"``; ``"attached"`` without the lock. `summary` is what was logged on opening.
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        keep_checkpoints: int = 3,
-        lock: FileLock | None = None,
+        self, path: Path, *, keep_checkpoints: int = 3, lock: FileLock | None = None
     ) -> None:
-        self.path = path = Path(path)
-        self.fingerprint = path.name
+        self.path, self.fingerprint = path, path.name
         self.keep_checkpoints = keep_checkpoints
         self.status = "attached"
         self.summary = ""
         self.log_path = path / "training_log.jsonl"
-        self.previews_path = path / "previews"
+        self.previews_path = path / "previews"  # preview_<images seen>.png
         self.model_path = path / "model.safetensors"
         self.checkpoints_path = path / "checkpoints"
         self._lock = lock
@@ -77,11 +64,7 @@ class TrainingFolder:
         return self.status == "done"
 
     def record(self) -> TrainingRecord:
-        """What the training says about itself.
-
-        Raises:
-            InputError: the record is gone or damaged.
-        """
+        """What the training says about itself; refused with an InputError if gone or damaged."""
         try:
             return TrainingRecord.read(self.path)
         except (OSError, ValueError) as error:
@@ -94,20 +77,13 @@ class TrainingFolder:
         return False
 
     def finished(self, images_seen: int) -> None:
-        """Note that training ended at `images_seen` and that ``model_path`` is its model.
-
-        A later ``CheckpointStore.open`` with a budget of at most that many images finds it done.
-
-        Raises:
-            InputError: the last checkpoint or the note could not be written.
-            FileNotFoundError: there is no model at ``model_path``.
-        """
+        """Note that training ended at `images_seen` with the model that lies at ``model_path``: it
+        is done for budgets up to there. An InputError says that this could not be written."""
         self.wait()
         checksum = sha256_of(self.model_path)
         try:
             record = TrainingRecord.read(self.path)
-            record = replace(record, model_images_seen=int(images_seen), model_sha256=checksum)
-            record.write(self.path)
+            replace(record, model_images_seen=images_seen, model_sha256=checksum).write(self.path)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{self.path}: the end of training cannot be noted ({error})"
@@ -120,25 +96,15 @@ class TrainingFolder:
         """Where an earlier training with this fingerprint waits until this one is finished."""
         return self.path.with_name(self.path.name + ".replaced")
 
-    # Checkpoints --------------------------------------------------------------------------------
-
     def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint that leads to the budget, or None.
-
-        Read and verified once, then remembered until this object saves.
-
-        Raises:
-            InputError: the training's record is gone or damaged.
-        """
+        """As :meth:`newest` for the record on disk; read once, then remembered until a save."""
         if self._latest is None:
             self._latest = self.newest(self.record())
         return self._latest
 
     def newest(self, record: TrainingRecord) -> Checkpoint | None:
-        """The newest whole checkpoint that leads to the budget of `record`, or None.
-
-        Each damaged one, and what is no checkpoint, is named in a warning.
-        """
+        """The newest whole checkpoint that leads to the budget of `record`, or None; a warning
+        names each damaged one, and what is no checkpoint."""
         for path in self._entries():
             if step_in(path.name) is None and not path.name.startswith("."):
                 LOGGER.warning("%s: skipped, not a checkpoint of this program", path)
@@ -151,30 +117,17 @@ class TrainingFolder:
         return None
 
     def save(
-        self,
-        tensors: Mapping[str, Tensor],
-        facts: Mapping[str, Any],
-        *,
-        step: int,
-        images_seen: int,
+        self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], step: int, images_seen: int
     ) -> None:
-        """Take a snapshot and write it in the background; at most one save is under way.
+        """Take a snapshot and write it in the background; an earlier save is waited for.
 
-        On return the tensors may change. The checkpoint appears under its name in one rename when
-        all its bytes are on the disk; then the last ``keep_checkpoints`` and the newest
-        that a higher budget can go on from stay, and others go, also any of a later step (those
-        were damaged or of another budget, or training would have resumed there). An earlier save
-        is waited for.
-
-        Args:
-            tensors: everything stateful, by name; any device, any layout.
-            facts: everything else that resuming needs, JSON-serialisable.
-            step: optimizer steps taken.
-            images_seen: training images seen, over all workers.
+        On return the tensors (any device, any layout) may change; `facts` are JSON-serialisable.
+        When the checkpoint is whole on the disk the last ``keep_checkpoints`` and the newest that a
+        higher budget can go on from stay, and others go, also any of a later step (those were
+        damaged or of another budget, or training would have resumed there).
 
         Raises:
-            InputError: this or the earlier checkpoint cannot be written (disk full, not writable);
-                those already there are unharmed.
+            InputError: the earlier checkpoint could not be written; see :meth:`wait`.
             TypeError: a value cannot be saved.
         """
         self.wait()
@@ -182,8 +135,8 @@ class TrainingFolder:
         record = self.record()
         body = {
             "fingerprint": self.fingerprint,
-            "step": int(step),
-            "images_seen": int(images_seen),
+            "step": step,
+            "images_seen": images_seen,
             "budget_images": record.asked_images,
             "settled_images": record.settled_images,
             "facts": json.loads(json.dumps(dict(facts))),  # a copy, refused here if impossible
@@ -192,12 +145,8 @@ class TrainingFolder:
         self._writing = self._writer.submit(self._write, Snapshot(tensors), body)
 
     def wait(self) -> None:
-        """Return when no checkpoint is being written.
-
-        Raises:
-            InputError: the checkpoint could not be written; the message says which, where and why,
-                and what the newest whole one is.
-        """
+        """Return when no checkpoint is being written; an InputError says that it could not be
+        written, those already there are unharmed."""
         if self._writing is not None:
             wait([self._writing])
             written, self._writing = self._writing, None
@@ -244,15 +193,12 @@ class TrainingFolder:
 
     def _checkpoints(self) -> list[Path]:
         """Everything named as a checkpoint, newest first."""
-        named = [
-            (step, path) for path in self._entries() if (step := step_in(path.name)) is not None
-        ]
+        numbered = ((step_in(path.name), path) for path in self._entries())
+        named = [(step, path) for step, path in numbered if step is not None]
         return [path for _, path in sorted(named, reverse=True)]
 
     def _entries(self) -> list[Path]:
         return sorted(self.checkpoints_path.iterdir()) if self.checkpoints_path.is_dir() else []
-
-    # Opening and closing ------------------------------------------------------------------------
 
     def make_ready(self) -> None:
         """Make the folder where it is missing; remove what a killed run left."""

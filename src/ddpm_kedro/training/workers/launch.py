@@ -1,10 +1,9 @@
 """Several processes that train together: launched from here, listened to, and ended with here.
 
-The parent keeps the store's lock, the log and the trackers; it starts one worker a GPU (or a share
-of the CPU) with torch's elastic agent, which starts them all again from the last checkpoint when
-one dies. Workers get paths and settings, read the memory-mapped images themselves, and send their
-records back through a queue. On several machines each runs this same code and keeps its own folder,
-which comes out the same everywhere, so no shared file system is needed (docs/scaling.md).
+The parent keeps the store's lock, the log and the trackers; torch's elastic agent starts one worker
+a GPU (or a share of the CPU), and all again from the last checkpoint when one dies. Workers read
+the memory-mapped images themselves and send their records back through a queue. On several machines
+each runs this same code and keeps its own folder, which comes out the same (docs/scaling.md).
 """
 
 from __future__ import annotations
@@ -35,12 +34,14 @@ from ddpm_kedro.training.settings import DistributedSettings, TrainingSettings
 from ddpm_kedro.training.stops import StopRequest, die_with_parent
 from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
-from ddpm_kedro.training.workers.rendezvous import Rendezvous
+from ddpm_kedro.training.workers.rendezvous import meet
 from ddpm_kedro.training.workers.worker import POLL_SECONDS, Job, work
 
 LOGGER = logging.getLogger(__name__)
 
 ALONE_SECONDS = 2.0  # without workers for so long: the agent waits for the other machines
+
+Results = Future[dict[int, Outcome | None]]  # by rank
 
 
 def launch(
@@ -67,7 +68,6 @@ def launch(
         job = Job(
             images_path=_path_of(images, folder),
             folder_path=folder.path,
-            keep_checkpoints=folder.keep_checkpoints,
             settings=settings,
             spec=spec,
             log_level=logging.getLogger("ddpm_kedro").getEffectiveLevel(),
@@ -75,24 +75,19 @@ def launch(
             asked=manager.Value("i", 0),
             refusals=manager.list(),
         )
-        results: Future[dict[int, Outcome | None]] = Future()
+        results: Results = Future()
         # In a thread, for in the main one torch's agent would take over the signals. The workers
         # are told to die with the thread that started them, and it lives as long as they do.
-        arguments = results, job, folder.fingerprint, settings.distributed
-        threading.Thread(target=_run_agent, args=arguments, daemon=True).start()
+        threading.Thread(target=_run_agent, args=(results, job), daemon=True).start()
         _listen(results, job, tracker, request)
         if len(job.refusals):
             raise InputError(job.refusals[0])
     return _outcome(results, settings.distributed)
 
 
-def _run_agent(
-    results: Future[dict[int, Outcome | None]],
-    job: Job,
-    fingerprint: str,
-    distributed: DistributedSettings,
-) -> None:
+def _run_agent(results: Results, job: Job) -> None:
     """Start the workers, and again when one dies; `results` get what each of them returned."""
+    distributed = job.settings.distributed
     elastic_logger = logging.getLogger(elastic.__name__)
     elastic_logger.addFilter(_is_news)
     try:
@@ -102,9 +97,8 @@ def _run_agent(
             endpoint, minutes = str(distributed.rendezvous), distributed.wait_minutes
             waiting = "training: waiting up to %g minutes for %d machines at %s"
             LOGGER.info(waiting, minutes, distributed.nodes, endpoint)
-            rendezvous = Rendezvous(endpoint, 60 * minutes)  # open as long as it lives
-            address = rendezvous.meet()
-            run_id = fingerprint  # machines with the same images and choices meet
+            address, _open = meet(endpoint, 60 * minutes)  # open as long as it lives
+            run_id = job.folder_path.name  # machines with the same images and choices meet
             timeout = int(60 * minutes) or 1
             several = {"is_host": "false", "join_timeout": timeout, "read_timeout": timeout}
         # Each start gets a store of its own, on its first worker: an older one still has the
@@ -130,9 +124,7 @@ def _run_agent(
         elastic_logger.removeFilter(_is_news)
 
 
-def _outcome(
-    results: Future[dict[int, Outcome | None]], distributed: DistributedSettings
-) -> Outcome:
+def _outcome(results: Results, distributed: DistributedSettings) -> Outcome:
     """What the workers returned; all of them the same."""
     where = f"training.distributed.rendezvous={distributed.rendezvous}"
     try:
@@ -162,7 +154,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return "Failed to register signal handlers" not in record.getMessage()
 
 
-def _listen(results: Future[Any], job: Job, tracker: Tracker, request: StopRequest) -> None:
+def _listen(results: Results, job: Job, tracker: Tracker, request: StopRequest) -> None:
     """Hand on what the workers say, and the wish to stop, until they have ended."""
     failure: Exception | None = None
     had_workers_at = time.monotonic()

@@ -23,69 +23,55 @@ RETRY_SECONDS = 0.5
 _SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 
 
-class Rendezvous:
-    """The endpoint `host:port` as seen from this machine.
+def meet(endpoint: str, wait_seconds: float) -> tuple[str, TCPStore | None]:
+    """Open the meeting place where it is this machine's, else wait until it answers.
 
-    Args:
-        endpoint: `host:port`; host is a name, an IPv4 address or an IPv6 one in brackets.
-        wait_seconds: how long :meth:`meet` waits for the machine that keeps the meeting place.
+    Returns the address by which the other machines reach this one, and what keeps the place open as
+    long as it lives. Of several runs on its machine one opens it.
+
+    Raises:
+        InputError: the host's name was not found, or nobody answered in time.
     """
+    deadline, store = time.monotonic() + wait_seconds, None
+    host, port = host_and_port(endpoint)
+    while True:
+        try:
+            address, target = way_to(endpoint)
+            if store is None and _is_here(address, target):
+                options = dict(is_master=True, wait_for_workers=False, multi_tenant=True)
+                with contextlib.suppress(RuntimeError):  # the port is taken: by another run's
+                    store = TCPStore(host, port, **options)
+            socket.create_connection((host, port), timeout=5).close()
+            return address, store
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise InputError(
+                    f"training.distributed.rendezvous={endpoint}: no answer within "
+                    f"{wait_seconds / 60:g} minutes ({error.strerror or error}); start the run on "
+                    "that machine too, and let the others reach its port"
+                ) from None
+        time.sleep(RETRY_SECONDS)
 
-    def __init__(self, endpoint: str, wait_seconds: float) -> None:
-        host, _, port = endpoint.rpartition(":")
-        self.endpoint, self.wait_seconds = endpoint, wait_seconds
-        self.host, self.port = host.strip("[]"), int(port)
-        self._store: TCPStore | None = None
 
-    def meet(self) -> str:
-        """Open the meeting place where it is this machine's, else wait until it answers.
+def host_and_port(endpoint: str) -> tuple[str, int]:
+    """Of `host:port`, where host is a name, an IPv4 address or an IPv6 one in brackets."""
+    host, _, port = endpoint.rpartition(":")
+    return host.strip("[]"), int(port)
 
-        It stays open as long as this object lives. Of several runs on its machine one opens it.
-        Returns the address by which the other machines reach this one.
 
-        Raises:
-            InputError: the host's name was not found, or nobody answered in time.
-        """
-        deadline = time.monotonic() + self.wait_seconds
-        while True:
-            try:
-                address = self.own_address()
-                if self._store is None and self._is_here(address):
-                    with contextlib.suppress(RuntimeError):  # the port is taken: by another run's
-                        self._store = TCPStore(
-                            self.host,
-                            self.port,
-                            is_master=True,
-                            wait_for_workers=False,
-                            multi_tenant=True,
-                        )
-                socket.create_connection((self.host, self.port), timeout=5).close()
-                return address
-            except OSError as error:
-                if time.monotonic() >= deadline:
-                    raise InputError(
-                        f"training.distributed.rendezvous={self.endpoint}: no answer within "
-                        f"{self.wait_seconds / 60:g} minutes ({error.strerror or error}); start "
-                        "the run on that machine too, and let the others reach its port"
-                    ) from None
-            time.sleep(RETRY_SECONDS)
+def way_to(endpoint: str) -> tuple[str, str]:
+    """This machine's address on the way to `endpoint`, and that one's; nothing is sent. An OSError
+    says that the name was not found, or that there is no way."""
+    found = socket.getaddrinfo(*host_and_port(endpoint), type=socket.SOCK_DGRAM)
+    family, kind, protocol, _, target = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(target)
+        return str(probe.getsockname()[0]), str(target[0])
 
-    def own_address(self) -> str:
-        """This machine's address on the way to the host; nothing is sent.
 
-        Raises:
-            OSError: the name was not found, or there is no way.
-        """
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)
-        family, kind, protocol, _, target = found[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.connect(target)
-            return str(probe.getsockname()[0])
-
-    def _is_here(self, address: str) -> bool:
-        """Whether the host is this machine: the way to oneself starts where it ends."""
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)
-        return ipaddress.ip_address(address).is_loopback or found[0][4][0] == address
+def _is_here(address: str, target: str) -> bool:
+    """Whether the way to `target` ends where it starts: the host is this machine."""
+    return ipaddress.ip_address(address).is_loopback or target == address
 
 
 def interface_of(address: str) -> str | None:

@@ -13,32 +13,22 @@ from ddpm_kedro.training.store.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Team:
-    """This process's place among `world_size` ones; alone, everything here does nothing.
-
-    Args:
-        rank: 0 <= rank < world_size.
-        world_size: processes in all.
-        local_rank: number on this machine, which picks the GPU.
-        host_group: process group for small agreements between hosts (gloo), None when alone.
-    """
+    """This process's place among `world_size` ones; alone, everything here does nothing."""
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
-    host_group: torch.distributed.ProcessGroup | None = None
+    local_rank: int = 0  # on this machine, which picks the GPU
+    host_group: torch.distributed.ProcessGroup | None = None  # gloo, for small agreements
 
     @property
     def is_lead(self) -> bool:
-        """Whether this process writes and shows: the first one of each machine.
-
-        Weights are the same everywhere, so each machine keeps a whole folder of its own.
-        """
+        """Whether this process writes and shows: the first one of each machine, as each of them
+        keeps a whole folder."""
         return self.local_rank == 0
 
     def part_of(self, batch_size: int) -> slice:
         """The rows of the global batch that are this process's; parts differ by one row at most."""
-        bounds = [batch_size * rank // self.world_size for rank in (self.rank, self.rank + 1)]
-        return slice(*bounds)
+        return slice(*(batch_size * rank // self.world_size for rank in (self.rank, self.rank + 1)))
 
     def sum_(self, value: Tensor) -> Tensor:
         """`value` summed over the processes, in place, without waiting for the device."""
@@ -60,30 +50,24 @@ class Agreement:
         self._work: torch.distributed.Work | None = None
 
     def reached(self, signum: int, time_is_up: bool) -> tuple[int, bool]:
-        """The largest of what the processes said one call earlier (alone: in this call).
-
-        Args:
-            signum: of the signal that asked to stop here, else 0.
-            time_is_up: the time allowed has passed here.
-        """
+        """The largest of what the processes said one call earlier (alone: in this call): the number
+        of a signal that asked to stop, else 0, and whether the time allowed has passed."""
         if self._team.world_size == 1:
             return signum, time_is_up
         if self._work is not None:
             self._work.wait()
         earlier = self._asked.tolist()
         self._asked = torch.tensor([signum, time_is_up], dtype=torch.int64)
-        largest = torch.distributed.ReduceOp.MAX
-        self._work = torch.distributed.all_reduce(
-            self._asked, largest, self._team.host_group, async_op=True
-        )
+        most, group = torch.distributed.ReduceOp.MAX, self._team.host_group
+        self._work = torch.distributed.all_reduce(self._asked, most, group, async_op=True)
         return earlier[0], bool(earlier[1])
 
 
 def newest_of_all(checkpoint: Checkpoint | None, team: Team) -> Checkpoint | None:
     """The newest of the checkpoints that the processes found; all go on from the same one.
 
-    Machines keep folders of their own, and one that joins late, or was new at the last start, may
-    have an older one or none. Whoever has the newest sends it to all; all call this.
+    A machine that joins late, or was new at the last start, may have an older one or none. Whoever
+    has the newest sends it to all; all call this.
     """
     if team.world_size == 1:
         return checkpoint

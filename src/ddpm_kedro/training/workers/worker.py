@@ -22,7 +22,7 @@ from ddpm_kedro.training.loop import Outcome, TrainingRun, device_of
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.stops import die_with_parent
 from ddpm_kedro.training.store.training_folder import TrainingFolder
-from ddpm_kedro.training.workers.rendezvous import Rendezvous, interface_of
+from ddpm_kedro.training.workers.rendezvous import interface_of, way_to
 from ddpm_kedro.training.workers.team import Team
 
 POLL_SECONDS = 0.1
@@ -34,7 +34,6 @@ class Job:
 
     images_path: Path
     folder_path: Path
-    keep_checkpoints: int
     settings: TrainingSettings
     spec: ModelSpec
     log_level: int  # of the parent's loggers
@@ -44,10 +43,7 @@ class Job:
 
 
 class RemoteTracker:
-    """A :class:`Tracker` whose records are written, and shown, by the parent process.
-
-    `sync` and `close` return when all said before is on the parent's disk.
-    """
+    """A :class:`Tracker` whose records are written, and shown, by the parent process."""
 
     def __init__(self, line: Any) -> None:
         self._line = line
@@ -57,7 +53,7 @@ class RemoteTracker:
 
     def _say_and_wait(self, method: str) -> None:
         self._say(method)
-        self._line.join()
+        self._line.join()  # all said before is on the parent's disk
 
     open, record = partialmethod(_say, "open"), partialmethod(_say, "record")
     preview, note = partialmethod(_say, "preview"), partialmethod(_say, "note")
@@ -87,14 +83,10 @@ def work(job: Job) -> Outcome | None:
 
     outcome = None
     try:
-        run = TrainingRun(
-            ImageSet.open(job.images_path),
-            TrainingFolder(job.folder_path, keep_checkpoints=job.keep_checkpoints),
-            RemoteTracker(job.line),
-            job.settings,
-            job.spec,
-            team,
-        )
+        images = ImageSet.open(job.images_path)
+        folder = TrainingFolder(job.folder_path, keep_checkpoints=job.settings.keep_checkpoints)
+        tracker = RemoteTracker(job.line)
+        run = TrainingRun(images, folder, tracker, job.settings, job.spec, team)
         outcome = run(asked_to_stop)
     except InputError as error:
         job.refusals.append(str(error))
@@ -104,10 +96,8 @@ def work(job: Job) -> Outcome | None:
 
 def join_team(settings: TrainingSettings) -> Team:
     """Meet the other workers of this start, as the elastic agent's environment says."""
-    rank, world_size, local_rank = (
-        int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    )
-    device = device_of(settings, Team(rank, world_size, local_rank))
+    place = [int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    device = device_of(settings, Team(*place))
     if device.type == "cuda":  # pragma: cuda only
         torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in os.environ:
@@ -116,9 +106,8 @@ def join_team(settings: TrainingSettings) -> Team:
     # By itself gloo takes the interface that the machine's own name leads to, often none of use.
     address = "127.0.0.1"
     if settings.distributed.nodes > 1:
-        address = Rendezvous(str(settings.distributed.rendezvous), 0).own_address()
-    interface = interface_of(address)
-    if interface is not None:
+        address, _ = way_to(str(settings.distributed.rendezvous))
+    if (interface := interface_of(address)) is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Team(rank, world_size, local_rank, torch.distributed.new_group(backend="gloo"))
+    return Team(*place, torch.distributed.new_group(backend="gloo"))
