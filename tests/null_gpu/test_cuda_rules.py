@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import tiny_training
@@ -27,6 +27,7 @@ from torch import Tensor
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.denoising_loss import denoising_loss
 from ddpm_kedro.training.step.acceleration import make_step
 from ddpm_kedro.training.step.memory import FittingStep
 from ddpm_kedro.training.step.state import LearningState
@@ -141,6 +142,23 @@ def test_out_of_memory_is_one_line_where_a_micro_batch_was_asked_for() -> None:
         take(FittingStep(state, BF16, Team()), state)
 
 
+def large_model() -> Model:
+    model = Model(model_spec(tiny_images(), tiny_settings(backbone=LARGE)))
+    model.network.to("cuda").eval()
+    return model
+
+
+@on_null_gpu
+@pytest.mark.usefixtures("little_memory")
+def test_out_of_memory_in_sampling_and_evaluation_is_one_line() -> None:
+    model, images = large_model(), tiny_images(64).images
+    said = "out of memory on cuda.* with 64 images at a time; {}.batch_size=32 may fit"
+    with pytest.raises(InputError, match=said.format("sampling")):
+        model.sample(64, batch_size=64)
+    with pytest.raises(InputError, match=said.format("evaluation")):
+        denoising_loss(model.denoiser, images, batch_size=256, device="cuda")
+
+
 class LookingNetwork(tiny_training.TinyNetwork):
     """Reads a number back from the GPU, which no capture survives."""
 
@@ -243,6 +261,28 @@ def test_a_tensor_on_the_wrong_device_is_an_error() -> None:
     state = state_of(backbone={"type": "tiny_training.TinyNetwork", "device_mixup": True})
     with pytest.raises(RuntimeError, match="device"):
         take(eager_step(state), state, 1)
+
+
+class NotingNetwork(tiny_training.TinyNetwork):
+    """Notes whether cuDNN may search while the network is captured."""
+
+    searches: ClassVar[set[bool]] = set()
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            self.searches.add(torch.backends.cudnn.benchmark)
+        return super().forward(x, t, labels)
+
+
+tiny_training.NotingNetwork = NotingNetwork
+
+
+@on_null_gpu
+def test_cudnn_searches_in_a_whole_training_and_not_after_it(tmp_path: Path) -> None:
+    backbone = {"type": "tiny_training.NotingNetwork"}
+    tiny_training.run(tmp_path, device="cuda", precision="bf16", backbone=backbone)
+    assert NotingNetwork.searches == {True}
+    assert not torch.backends.cudnn.benchmark
 
 
 @on_null_gpu

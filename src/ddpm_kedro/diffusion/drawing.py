@@ -21,7 +21,12 @@ from ddpm_kedro.diffusion.noise_schedule import (
     VARIANCE_EXPLODING,
     VARIANCE_PRESERVING,
 )
-from ddpm_kedro.diffusion.precision import PRECISIONS, autocast, product_mode
+from ddpm_kedro.diffusion.precision import (
+    PRECISIONS,
+    autocast,
+    product_mode,
+    told_out_of_memory,
+)
 from ddpm_kedro.diffusion.samplers import Sampler
 from ddpm_kedro.diffusion.timing import seconds_of_sampling
 from ddpm_kedro.errors import InputError
@@ -91,6 +96,7 @@ class Drawing:
         network, batch_size, at_once, multiple = self._plan(device, lanes)
         denoiser, shown = self._guided(network), progress is True
         with (
+            told_out_of_memory("sampling", batch_size, device),
             autocast(self.precision, device.type),
             product_mode(self.precision),
             kept_heap(),
