@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ddpm_kedro.diffusion.execution import Compiled, first_line
 from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.training.settings import TrainingSettings
@@ -77,17 +78,15 @@ def make_step(
     return step
 
 
-def _compiled(
-    loss: nn.Module, state: LearningState, precision: Precision, team: Team
-) -> CompiledLoss:
+def _compiled(loss: nn.Module, state: LearningState, precision: Precision, team: Team) -> Compiled:
     """The loss compiled both ways: the backward pass is compiled when it first runs, so it does."""
-    compiled = CompiledLoss(loss)
+    compiled = Compiled(loss)
     devices = [state.device] if state.device.type == "cuda" else []
     # In the mode of the steps to come, or the first of them would compile again
     with torch.random.fork_rng(devices=devices), precision.product_mode():
         try:
             TrainingStep(state, compiled, precision, team).rehearse()
-        except torch.OutOfMemoryError:  # no fault of the compiler's, here and below
+        except torch.OutOfMemoryError:  # no fault of the compiler's
             raise
         except Exception as error:
             compiled.give_up(error)
@@ -109,42 +108,9 @@ def compiled_draw(step: TrainingStep) -> Draw:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        logger.warning("drawing without torch.compile: %s", _first_line(error))
+        logger.warning("drawing without torch.compile: %s", first_line(error))
         return step.draws_of
     return compiled
-
-
-class CompiledLoss(nn.Module):
-    """A compiled loss that goes back to the eager one, with a line saying why, if it fails.
-
-    The failures meant are the compiler's; they show at the first call. An error of the loss itself
-    comes again from the eager call.
-
-    Args:
-        loss: the module to compile.
-    """
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-        self._compiled: Callable[..., Tensor] | None = torch.compile(loss, dynamic=False)
-
-    def forward(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """As :meth:`LossModule.forward`."""
-        if self._compiled is not None:
-            try:
-                return self._compiled(x0, t, noise, labels)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:
-                self.give_up(error)
-        return self.loss(x0, t, noise, labels)
-
-    def give_up(self, error: Exception) -> None:
-        """Be the eager loss from now on."""
-        if self._compiled is not None:
-            self._compiled = None
-            logger.warning("torch.compile failed, going on without it: %s", _first_line(error))
 
 
 class GraphedStep:
@@ -211,7 +177,7 @@ class GraphedStep:
             _end_capture(self._stream, stream)
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from None
-            self._give_up(_first_line(cause))
+            self._give_up(first_line(cause))
             return False
         self._graph = graph
         logger.info("the training step runs as one CUDA graph")
@@ -242,8 +208,3 @@ def _end_capture(captured: torch.cuda.Stream, stream: torch.cuda.Stream) -> None
         torch.cuda.graph(graph, stream=captured, capture_error_mode="thread_local"),
     ):
         torch.zeros((), device=stream.device)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
