@@ -215,6 +215,25 @@ def test_a_step_becomes_one_graph(optimizer: str, caplog: pytest.LogCaptureFixtu
 
 
 @on_null_gpu
+def test_all_weights_become_half_precision_in_one_kernel(caplog: pytest.LogCaptureFixture) -> None:
+    """And their gradients fp32 in another: autocast takes one each for the DDPM UNet's 226."""
+    import fake_cuda
+
+    caplog.set_level(logging.INFO)
+    state = state_of(backbone={"type": "ddpm_kedro.diffusion.backbones.DDPMUNet"})
+    kernels = []
+    for step in (eager_step(state), make_step(state, BF16, Team())):
+        take(step, state, 2)
+        with fake_cuda.record() as seen:
+            take(step, state, 1)
+        assert not seen.waits
+        kernels.append(seen.kernels)
+    assert kernels[1] <= kernels[0] - 300
+    take(step, state, 2)
+    assert "one CUDA graph" in caplog.text
+
+
+@on_null_gpu
 def test_the_loss_is_compiled_once() -> None:
     torch._dynamo.reset()
     state = state_of()

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_kedro.diffusion.execution import Compiled, first_line
-from ddpm_kedro.diffusion.lanes import Lanes
-from ddpm_kedro.diffusion.precision import Precision
+from ddpm_kedro.diffusion.lanes import Lanes, is_well_known
+from ddpm_kedro.diffusion.precision import PRECISIONS, Precision
 from ddpm_kedro.training.settings import TrainingSettings
+from ddpm_kedro.training.step.half_weights import HalfWeights
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.step.training_step import LossModule, TrainingStep
 from ddpm_kedro.training.workers.team import Team
@@ -61,6 +62,8 @@ def make_step(
     loss: nn.Module = LossModule(state.model.denoiser)
     if wants_compilation(settings, device):
         loss = _compiled(loss, state, precision, team)
+    elif shares_a_cast(state, precision, team):
+        loss = HalfWeights(loss, PRECISIONS[precision.name])
     if team.world_size > 1:
         devices = [device] if device.type == "cuda" else None
         # All have the same buffers. torch 2.15 warns of the name that this had before.
@@ -76,6 +79,14 @@ def make_step(
     if team.world_size == 1 and device.type == "cuda" and settings.compile != "off" and can_capture:
         return GraphedStep(step, state)
     return step
+
+
+def shares_a_cast(state: LearningState, precision: Precision, team: Team) -> bool:
+    """Whether all weights become half-precision ones at once: on CUDA, where launches count, and in
+    a network that has no module which could be surprised by such a weight."""
+    is_half = PRECISIONS[precision.name] is not None
+    is_alone = state.device.type == "cuda" and team.world_size == 1
+    return is_half and is_alone and is_well_known(state.network)
 
 
 def _compiled(loss: nn.Module, state: LearningState, precision: Precision, team: Team) -> Compiled:
