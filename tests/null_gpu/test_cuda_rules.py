@@ -199,6 +199,22 @@ def test_a_sampler_never_waits(name: str) -> None:
 
 
 @on_null_gpu
+@pytest.mark.parametrize("conditional", [False, True])
+def test_sampling_waits_for_a_batch_when_the_next_is_queued(conditional: bool) -> None:
+    import fake_cuda
+
+    model = Model(model_spec(tiny_images(), tiny_settings(conditional=conditional)))
+    model.network.to("cuda")
+    model.sample(4, num_steps=2)
+    with fake_cuda.record() as seen:
+        model.sample(12, num_steps=2, batch_size=4)
+    kinds = ["conv" if name == "cudnn" else kind for kind, name in seen.events]
+    convolutions = 2 * 2  # of a batch
+    between = "".join(kind[0] for kind in kinds if kind in ("conv", "wait")).split("w")
+    assert list(map(len, between)) == [2 * convolutions, convolutions, 0, 0]
+
+
+@on_null_gpu
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_step_becomes_one_graph(optimizer: str, caplog: pytest.LogCaptureFixture) -> None:
     import fake_cuda

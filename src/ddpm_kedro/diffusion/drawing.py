@@ -113,7 +113,9 @@ class Drawing:
                     predicted={"sampling": seconds},
                 )
             on_images = progress if callable(progress) else bar.update
-            return self._walk(denoiser, labels, batch_size, multiple, on_images)
+            if labels is not None:
+                labels = labels.to(device, non_blocking=True)
+            return self._walk(denoiser, labels, batch_size, multiple, on_images, device)
 
     def _label_of_each(self) -> Tensor | None:
         """The label of each image, (N,) int64, or None for an unconditional model."""
@@ -183,6 +185,7 @@ class Drawing:
         batch_size: int,
         multiple: int,
         on_images: Callable[[float], object],
+        device: torch.device,
     ) -> np.ndarray:
         """(N, C, H, W) uint8, batch by batch; each step tells `on_images` its share of N."""
         images = np.empty((self.num_samples, *self.spec.image_shape), dtype=np.uint8)
@@ -190,7 +193,8 @@ class Drawing:
         for first in range(0, self.num_samples, batch_size):
             count = min(batch_size, self.num_samples - first)
             share = count / self.solver.num_steps
-            rows = torch.arange(first, first + count + -count % multiple)
+            # Made on the device: to copy them there would wait for the batch before.
+            rows = torch.arange(first, first + count + -count % multiple, device=device)
             batch = self.solver.sample(
                 denoiser,
                 self.spec.image_shape,
