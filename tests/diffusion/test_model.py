@@ -118,6 +118,14 @@ class TestSample:
         rough = made.sample(8, device=device, precision="bf16").astype(int)
         assert np.abs(exact - rough).mean() < 8
 
+    @pytest.mark.cuda
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+    def test_a_replayed_graph_draws_what_eager_kernels_draw(self) -> None:
+        made, device = model(), torch.device("cuda")
+        for choice in ({}, {"batch_size": 3}, {"precision": "bf16"}):
+            eager = made.sample(8, device=device, compile="off", **choice)
+            assert np.array_equal(made.sample(8, device=device, **choice), eager)
+
     def test_steps_and_samplers_can_be_chosen(self) -> None:
         made = model()
         option = {"type": f"{SAMPLERS}.DDIM", "num_steps": 7, "eta": 1.0}

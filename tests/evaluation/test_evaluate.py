@@ -11,7 +11,7 @@ from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.features import PrincipalComponents
 from ddpm_kedro.evaluation.frechet import Gaussian, expected_bias
 from ddpm_kedro.evaluation.metric_names import explanation
-from ddpm_kedro.evaluation.scores import spread
+from ddpm_kedro.evaluation.rows import spread
 from ddpm_kedro.images.imageset import ImageSet
 
 

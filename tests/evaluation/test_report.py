@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from two_classes import Constant, drawn, image_set, judged
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.noise_schedule import CosineSchedule
 from ddpm_kedro.diffusion.objective import VPrediction
+from ddpm_kedro.evaluation.curves import figure
 from ddpm_kedro.evaluation.report import MOST_PREVIEWS, flattened, readable, render_report
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
@@ -88,6 +90,23 @@ def test_pictures_hold_the_samples(page: str) -> None:
     picture = Image.open(io.BytesIO(base64.b64decode(data[0])))
     expected = make_grid(drawn(30, seed=3)[0])
     np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
+
+
+def test_charts_are_well_formed_and_escape_names() -> None:
+    metrics, diagnostics = judged(drawn(30, seed=3)[0])
+    names = {"<script>": ([1, 2], [3, 4]), "one": ([1], [2])}
+    diagnostics["figures"] = {
+        "nearest_training": figure("a < b & c", "x", "y", names),
+        "denoising": figure("empty", "x", "y", {"none": ([], [])}),
+    }
+    page = rendered(metrics=metrics, diagnostics=diagnostics)
+    assert "<script>" not in page
+    assert "No points yet" in page
+    svg = page[page.index('<svg viewBox="0 0 640') :]
+    svg = svg[svg.index('<svg viewBox="0 0 640', 1) : svg.index("</figure>", svg.index("a &lt; b"))]
+    chart = ElementTree.fromstring(svg)
+    assert chart.get("aria-label") == "a < b & c"
+    assert [path.get("class") for path in chart.iter("path")] == ["line c0", "line c1 dot"]
 
 
 def test_every_metric_stands_in_it_with_its_meaning(page: str) -> None:

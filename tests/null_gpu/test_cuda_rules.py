@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.precision import Precision
+from ddpm_kedro.diffusion.samplers import DDIM
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.denoising_loss import denoising_loss
 from ddpm_kedro.training.step.acceleration import make_step
@@ -199,22 +200,6 @@ def test_a_sampler_never_waits(name: str) -> None:
 
 
 @on_null_gpu
-@pytest.mark.parametrize("conditional", [False, True])
-def test_sampling_waits_for_a_batch_when_the_next_is_queued(conditional: bool) -> None:
-    import fake_cuda
-
-    model = Model(model_spec(tiny_images(), tiny_settings(conditional=conditional)))
-    model.network.to("cuda")
-    model.sample(4, num_steps=2)
-    with fake_cuda.record() as seen:
-        model.sample(12, num_steps=2, batch_size=4)
-    kinds = ["conv" if name == "cudnn" else kind for kind, name in seen.events]
-    convolutions = 2 * 2  # of a batch
-    between = "".join(kind[0] for kind in kinds if kind in ("conv", "wait")).split("w")
-    assert list(map(len, between)) == [2 * convolutions, convolutions, 0, 0]
-
-
-@on_null_gpu
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_step_becomes_one_graph(optimizer: str, caplog: pytest.LogCaptureFixture) -> None:
     import fake_cuda
@@ -332,3 +317,39 @@ def test_a_whole_training_runs_on_the_second_gpu(
         torch.cuda.set_device(before)
     assert receipts.model.path.is_file()
     assert "one CUDA graph" in caplog.text
+
+
+def drawn(compile: str, **changes: Any) -> Any:
+    """What the GPU was asked for while three batches were drawn in three steps each."""
+    import fake_cuda
+
+    model = state_of(**changes).model
+    for _ in range(2):  # the schedule makes its tables at first
+        with fake_cuda.record() as seen:
+            model.sample(12, batch_size=4, sampler=DDIM(3), compile=compile, progress=False)
+    return seen
+
+
+@on_null_gpu
+@pytest.mark.parametrize("conditional", [False, True])
+def test_sampling_waits_for_a_batch_only_when_the_next_is_queued(conditional: bool) -> None:
+    events = drawn("off", conditional=conditional).events
+    kinds = ["conv" if name == "cudnn" else kind for kind, name in events]
+    convolutions = 3 * 2  # of a batch
+    between = "".join(kind[0] for kind in kinds if kind in ("conv", "wait")).split("w")
+    assert list(map(len, between)) == [2 * convolutions, convolutions, 0, 0]
+
+
+@on_null_gpu
+def test_sampling_replays_a_graph_from_its_second_step_on() -> None:
+    seen = drawn("auto")
+    assert seen.events.count(("capture", "begins")) == 1
+    assert [kind for kind, _ in seen.events].count("graph") == 8
+    assert not seen.breaks
+
+
+@on_null_gpu
+def test_sampling_goes_on_where_its_capture_fails(caplog: pytest.LogCaptureFixture) -> None:
+    seen = drawn("auto", backbone={"type": "tiny_training.LookingNetwork"})
+    assert caplog.text.count("sampling without a CUDA graph: ") == 2
+    assert [kind for kind, _ in seen.events].count("graph") == 0

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ddpm_kedro.diffusion.capture import Captured
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.execution import Compiled, Tiled, rows_of_a_tile
 from ddpm_kedro.diffusion.guidance import ClassifierFreeGuidance
@@ -113,9 +114,7 @@ class Drawing:
                     predicted={"sampling": seconds},
                 )
             on_images = progress if callable(progress) else bar.update
-            if labels is not None:
-                labels = labels.to(device, non_blocking=True)
-            return self._walk(denoiser, labels, batch_size, multiple, on_images, device)
+            return self._walk(denoiser, device, labels, batch_size, multiple, on_images)
 
     def _label_of_each(self) -> Tensor | None:
         """The label of each image, (N,) int64, or None for an unconditional model."""
@@ -176,24 +175,27 @@ class Drawing:
         if self.compile == "on" or (self.compile == "auto" and pays):
             network = Compiled(network)
             multiple = at_once = batch_size  # of one size: each other one would compile again
+        if device.type == "cuda" and self.compile != "off":
+            network = Captured(network)
         return network, batch_size, at_once, multiple
 
     def _walk(
         self,
         denoiser: Denoiser | ClassifierFreeGuidance,
+        device: torch.device,
         labels: Tensor | None,
         batch_size: int,
         multiple: int,
         on_images: Callable[[float], object],
-        device: torch.device,
     ) -> np.ndarray:
         """(N, C, H, W) uint8, batch by batch; each step tells `on_images` its share of N."""
         images = np.empty((self.num_samples, *self.spec.image_shape), dtype=np.uint8)
         drawn: tuple[int, Tensor] | None = None
+        # Made where they are used: moving them there would stop the host before each batch.
+        labels = None if labels is None else labels.to(device, non_blocking=True)
         for first in range(0, self.num_samples, batch_size):
             count = min(batch_size, self.num_samples - first)
             share = count / self.solver.num_steps
-            # Made on the device: to copy them there would wait for the batch before.
             rows = torch.arange(first, first + count + -count % multiple, device=device)
             batch = self.solver.sample(
                 denoiser,

@@ -97,7 +97,8 @@ class Model:
                 :class:`ClassifierFreeGuidance`; for conditional models only.
             device: where to compute, and where the model stays; None leaves it where it is.
             precision: "fp32", or "bf16" or "fp16" for the network under autocast.
-            compile: "on", "off", or "auto": on CUDA, where the network is called often enough.
+            compile: "on", "off", or "auto": on CUDA, where the network is called often enough;
+                unless it is "off", CUDA replays the network as a graph.
             progress: say how long it takes and show a progress bar (lines where there is no
                 terminal); or a function that is called after each step with a number of images,
                 which add up to N.

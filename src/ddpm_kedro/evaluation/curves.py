@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_kedro.evaluation.denoising_loss import DenoisingLoss
+from ddpm_kedro.evaluation.rows import spread
 
 Figure = dict[str, Any]
 
@@ -25,21 +26,23 @@ def figure(
 ) -> Figure:
     """A figure with one line for each of ``curves``, name -> (x (n,), y (n,)).
 
-    Points that are not finite (or not positive on a logarithmic axis) are left out. Names in
-    ``faint`` are drawn thin, behind the others.
+    Points that are not finite (or not positive on a logarithmic axis) are left out, and of more
+    than `MOST_POINTS` that many are kept, evenly. Names in `faint` are drawn thin, behind the
+    others.
     """
     faint = set(faint)
     traces = []
     for name, (x, y) in curves.items():
         x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-        drawn = np.isfinite(x) & np.isfinite(y) & ((y > 0) | (not log_y))
+        shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y) & ((y > 0) | (not log_y)))
+        shown = spread(shown, MOST_POINTS)
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines",
                 "name": name,
-                "x": x[drawn].tolist(),
-                "y": y[drawn].tolist(),
+                "x": x[shown].tolist(),
+                "y": y[shown].tolist(),
                 "opacity": 0.35 if name in faint else 1.0,
             }
         )
@@ -63,20 +66,14 @@ def loss_figure(records: Iterable[Mapping[str, Any]]) -> Figure:
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     images_seen, loss = _column(records, "loss")
     if len(loss):
-        curves["each record"] = _thinned(images_seen, loss)
+        curves["each record"] = images_seen, loss
         halflife = max(0.01 * (images_seen[-1] - images_seen[0]), 1.0)
-        curves["training loss"] = _thinned(images_seen, _smoothed(images_seen, loss, halflife))
+        curves["training loss"] = images_seen, _smoothed(images_seen, loss, halflife)
     images_seen, loss = _column(records, "held_out_loss")
     if len(loss):
-        curves["held-out loss"] = _thinned(images_seen, loss)
-    return figure(
-        "Loss while training",
-        "training images seen",
-        "loss",
-        curves,
-        log_y=True,
-        faint=["each record"],
-    )
+        curves["held-out loss"] = images_seen, loss
+    titles = "Loss while training", "training images seen", "loss"
+    return figure(*titles, curves, log_y=True, faint=["each record"])
 
 
 def denoising_figure(losses: Mapping[str, DenoisingLoss]) -> Figure:
@@ -97,15 +94,14 @@ def denoising_figure(losses: Mapping[str, DenoisingLoss]) -> Figure:
 
 def distance_figure(distances: Mapping[str, np.ndarray]) -> Figure:
     """Share of images (%) whose nearest training image is within a distance, for each set."""
-    curves = {}
-    for name, values in distances.items():
-        ordered = np.sort(values)
-        curves[name] = _thinned(ordered, 100 * np.arange(1, len(ordered) + 1) / len(ordered))
     return figure(
         "Distance to the nearest training image",
         "distance, grey levels (0-255)",
         "images within that distance, %",
-        curves,
+        {
+            name: (np.sort(values), 100 * np.arange(1, len(values) + 1) / len(values))
+            for name, values in distances.items()
+        },
     )
 
 
@@ -125,10 +121,3 @@ def _smoothed(x: np.ndarray, y: np.ndarray, halflife: float) -> np.ndarray:
         total, weight, last = decay * total + value, decay * weight + 1.0, place
         means[index] = total / weight
     return means
-
-
-def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if len(x) <= MOST_POINTS:
-        return x, y
-    kept = np.linspace(0, len(x) - 1, MOST_POINTS).round().astype(np.int64)
-    return x[kept], y[kept]

@@ -41,13 +41,9 @@ class DenoisingLoss:
 
     def by_noise(self) -> dict[str, tuple[float, float]]:
         """Mean (objective, eps) over the third of the levels with least, medium and most noise."""
-        parts = zip(
-            ("low", "medium", "high"),
-            np.array_split(self.objective, 3),
-            np.array_split(self.eps, 3),
-            strict=True,
-        )
-        return {name: (float(own.mean()), float(eps.mean())) for name, own, eps in parts}
+        parts = zip(np.array_split(self.objective, 3), np.array_split(self.eps, 3), strict=True)
+        means = [(float(own.mean()), float(eps.mean())) for own, eps in parts]
+        return dict(zip(("low", "medium", "high"), means, strict=True))
 
 
 @torch.no_grad()
@@ -74,7 +70,8 @@ def denoising_loss(
     Args:
         denoiser: left in evaluation mode, on ``device``.
         images: uint8 (N, C, H, W), N >= 1.
-        labels: int64 (N,), given to a denoiser that was trained with labels, else None.
+        labels: int64 (N,), told to a denoiser that was trained with labels; None where there are
+            none.
         num_levels: K >= 3.
         seed: of the noise.
         batch_size: images in one forward pass, >= 1.
@@ -108,11 +105,9 @@ def denoising_loss(
         for start in range(0, len(images), batch_size):
             rows = torch.arange(start, min(start + batch_size, len(images)))
             x0 = normalise(torch.from_numpy(images[start : start + batch_size].copy()).to(device))
-            given = (
-                None
-                if labels is None
-                else torch.from_numpy(labels[start : start + batch_size].copy()).to(device)
-            )
+            given = None
+            if labels is not None and denoiser.num_classes is not None:
+                given = torch.from_numpy(labels[start : start + batch_size].copy()).to(device)
             for level in range(num_levels):
                 noise = normal(seed, Stream.HELD_OUT, level, rows, x0.shape[1:], device=device)
                 time = times[level].to(dtype=real_dtype(device)).to(device).expand(len(rows))

@@ -13,7 +13,6 @@ from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.precision import choose_device, choose_precision
 from ddpm_kedro.evaluation.curves import distance_figure
-from ddpm_kedro.evaluation.denoising_loss import denoising_loss
 from ddpm_kedro.evaluation.scores import (
     Metrics,
     check_shapes,
@@ -21,16 +20,11 @@ from ddpm_kedro.evaluation.scores import (
     denoising_metrics,
     distribution_metrics,
     memorisation_metrics,
-    spread,
 )
 from ddpm_kedro.evaluation.settings import EvaluationSettings
-from ddpm_kedro.evaluation.timing import (
-    seconds_of_denoising,
-    seconds_of_features,
-    seconds_of_neighbours,
-)
+from ddpm_kedro.evaluation.timing import predicted_seconds
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.progress import duration, hidden
+from ddpm_kedro.progress import duration
 
 logger = logging.getLogger(__name__)
 
@@ -61,28 +55,11 @@ def evaluate(
         InputError: the sets do not belong together (``check_shapes`` in ``scores``).
     """
     check_shapes(samples, train, test)
-    extractor, max_images = build(settings.features), settings.max_images
-    neighbour_images, denoising_images = settings.neighbour_images, settings.denoising_images
+    extractor = build(settings.features)
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device).name
     of_loss = {"seed": settings.seed, "device": device, "precision": precision}
-    with hidden():
-        sets = samples[:max_images], spread(train.images, max_images), test.images[:max_images]
-        seconds = seconds_of_features(extractor, sets[1], len(sets[1]), sum(map(len, sets)))
-        queries = min(len(samples), neighbour_images) + min(len(test), neighbour_images)
-        seconds += seconds_of_neighbours(train.images, queries)
-        labels = train.labels if denoiser.num_classes is not None else None
-        seconds += seconds_of_denoising(
-            lambda rows: denoising_loss(
-                denoiser,
-                train.images[:rows],
-                None if labels is None else labels[:rows],
-                num_levels=3,
-                **of_loss,
-            ),
-            settings.noise_levels
-            * (min(len(test), denoising_images) + min(len(train), denoising_images)),
-        )
+    seconds = predicted_seconds(samples, train, test, denoiser, extractor, settings, **of_loss)
     logger.info(
         f"evaluating {len(samples):,} samples, the network in {precision}, takes about "
         f"{duration(seconds)}",
@@ -93,14 +70,18 @@ def evaluate(
         "num_training_images": len(train),
         "num_held_out_images": len(test),
     }
-    metrics |= distribution_metrics(samples, train, test, extractor, max_images, settings.seed)
-    memorisation, of_samples, of_test = memorisation_metrics(samples, train, test, neighbour_images)
+    metrics |= distribution_metrics(
+        samples, train, test, extractor, settings.max_images, settings.seed
+    )
+    memorisation, of_samples, of_test = memorisation_metrics(
+        samples, train, test, settings.neighbour_images
+    )
     classes, class_counts = class_metrics(train, test, of_samples, of_test)
     denoising, noise_figure = denoising_metrics(
         denoiser,
         train,
         test,
-        max_images=denoising_images,
+        max_images=settings.denoising_images,
         num_levels=settings.noise_levels,
         batch_size=settings.batch_size,
         **of_loss,
@@ -130,11 +111,7 @@ def evaluate(
 
 def _finite(metrics: Metrics) -> Metrics:
     """Replace numbers that are none, which JSON cannot say, and give the reason beside them."""
-    broken = [
-        name
-        for name, value in metrics.items()
-        if isinstance(value, float) and not math.isfinite(value)
-    ]
+    broken = [n for n, v in metrics.items() if isinstance(v, float) and not math.isfinite(v)]
     for name in broken:
         logger.warning(f"{name} is {metrics[name]}: the model's answers are not finite numbers")
     return (

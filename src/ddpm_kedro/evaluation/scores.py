@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.curves import denoising_figure
-from ddpm_kedro.evaluation.denoising_loss import denoising_loss
+from ddpm_kedro.evaluation.denoising_loss import DenoisingLoss, denoising_loss
 from ddpm_kedro.evaluation.features import FeatureExtractor
 from ddpm_kedro.evaluation.frechet import Gaussian, expected_bias, frechet_distance
 from ddpm_kedro.evaluation.memorisation import (
@@ -20,6 +20,7 @@ from ddpm_kedro.evaluation.memorisation import (
     kolmogorov_smirnov,
     nearest_neighbours,
 )
+from ddpm_kedro.evaluation.rows import spread
 from ddpm_kedro.images.imageset import ImageSet
 
 Metrics = dict[str, Any]
@@ -36,19 +37,16 @@ def check_shapes(samples: np.ndarray, train: ImageSet, test: ImageSet) -> None:
         InputError: samples, training images and held-out images are not uint8 (N, C, H, W) of one
             shape, or one of them is empty.
     """
-    for name, images in (("samples", samples), ("test_images", test.images)):
+    sets = {"samples": samples, "train_images": train.images, "test_images": test.images}
+    for name, images in sets.items():
         if images.dtype != np.uint8 or images.shape[1:] != train.images.shape[1:]:
             raise InputError(
                 f"{name} are {images.dtype} {images.shape[1:]}, train_images are uint8 "
                 f"{train.images.shape[1:]}: they come from different runs; run the stages again"
             )
-    for name, count in (
-        ("samples", len(samples)),
-        ("train_images", len(train)),
-        ("test_images", len(test)),
-    ):
-        if count < 2:
-            raise InputError(f"{name}: an evaluation needs at least 2 images, not {count}")
+    for name, images in sets.items():
+        if len(images) < 2:
+            raise InputError(f"{name}: an evaluation needs at least 2 images, not {len(images)}")
 
 
 def distribution_metrics(
@@ -71,15 +69,9 @@ def distribution_metrics(
     real = np.concatenate(list(extractor.features(chosen)))
     held_out = Gaussian.of(extractor.features(spread(test.images, max_images)))
     distance = frechet_distance(Gaussian.of([drawn]), held_out)
-    generator = np.random.default_rng(seed)
     count = min(len(drawn), len(real))
-    draws = 1 if count == len(real) else FLOOR_DRAWS
     floors = [
-        frechet_distance(
-            Gaussian.of([real[generator.permutation(len(real))[:count]]]),
-            held_out,
-        )
-        for _ in range(draws)
+        frechet_distance(Gaussian.of([part]), held_out) for part in real_sets(real, count, seed)
     ]
     floor = float(np.mean(floors))
     return {
@@ -92,6 +84,13 @@ def distribution_metrics(
         ),
         "frechet_ratio": distance / floor if floor > 0 else None,
     }
+
+
+def real_sets(real: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield random sets of `count` rows of `real`: what a perfect model's samples would be."""
+    generator = np.random.default_rng(seed)
+    for _ in range(1 if count == len(real) else FLOOR_DRAWS):
+        yield real[generator.permutation(len(real))[:count]]
 
 
 def memorisation_metrics(
@@ -107,10 +106,8 @@ def memorisation_metrics(
     of_samples, of_test = found[: len(queries[0])], found[len(queries[0]) :]
     metrics: Metrics = {}
     for name, distance in (("samples", of_samples.distance), ("held_out", of_test.distance)):
-        for percentile in PERCENTILES:
-            metrics[f"nearest_training_{name}_p{percentile:02d}"] = float(
-                np.percentile(distance, percentile)
-            )
+        for percent, value in zip(PERCENTILES, np.percentile(distance, PERCENTILES), strict=True):
+            metrics[f"nearest_training_{name}_p{percent:02d}"] = float(value)
     first, second = len(of_samples.distance), len(of_test.distance)
     excess = excess_closeness(of_samples.distance, of_test.distance)
     # One-sided test of Smirnov for two samples: P(excess > x) ~ exp(-2 x^2 nm / (n + m)).
@@ -159,37 +156,28 @@ def denoising_metrics(
     denoiser: Denoiser,
     train: ImageSet,
     test: ImageSet,
-    *,
     max_images: int,
-    num_levels: int,
-    batch_size: int,
-    seed: int,
-    device: torch.device | str,
-    precision: str = "fp32",
+    **of_loss: Any,
 ) -> tuple[Metrics, dict[str, Any]]:
     """Denoising loss on held-out and on training images, the same noise for both.
 
-    Returns the metrics and a figure of the error against the level of noise.
+    `of_loss` are the arguments by name of :func:`denoising_loss`. Returns the metrics and a figure
+    of the error against the level of noise.
     """
-    losses = {}
-    for name, images in (("held_out", test), ("training", train)):
-        labels = images.labels if denoiser.num_classes is not None else None
-        losses[name] = denoising_loss(
-            denoiser,
-            spread(images.images, max_images),
-            None if labels is None else spread(labels, max_images),
-            num_levels=num_levels,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
-            description=f"denoising loss, {name.replace('_', '-')} images",
-        )
-    held_out, training = losses["held_out"], losses["training"]
+
+    def measured(images: ImageSet, name: str) -> DenoisingLoss:
+        labels = None if images.labels is None else spread(images.labels, max_images)
+        chosen = spread(images.images, max_images)
+        description = f"denoising loss, {name} images"
+        return denoising_loss(denoiser, chosen, labels, description=description, **of_loss)
+
+    held_out, training = measured(test, "held-out"), measured(train, "training")
     metrics: Metrics = {
         "denoising_loss_held_out": float(held_out.objective.mean()),
         "denoising_loss_training": float(training.objective.mean()),
-        "denoising_gap": _relative(held_out.objective.mean(), training.objective.mean()),
+        "denoising_gap": float(held_out.objective.mean() / training.objective.mean() - 1)
+        if training.objective.mean() > 0
+        else float("nan"),
         "denoising_eps_loss_held_out": float(held_out.eps.mean()),
     }
     for name, (own, eps) in held_out.by_noise().items():
@@ -197,14 +185,3 @@ def denoising_metrics(
         metrics[f"denoising_eps_loss_held_out_{name}_noise"] = eps
     metrics["denoising_images"] = held_out.num_images
     return metrics, denoising_figure({"held out": held_out, "training": training})
-
-
-def spread(values: np.ndarray, count: int | None) -> np.ndarray:
-    """At most ``count`` of the rows, evenly over the whole, so that sorted classes all occur."""
-    if count is None or len(values) <= count:
-        return values
-    return values[np.linspace(0, len(values) - 1, count).round().astype(np.int64)]
-
-
-def _relative(value: float, reference: float) -> float:
-    return float(value / reference - 1) if reference > 0 else float("nan")

@@ -5,66 +5,74 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 
-from ddpm_kedro.evaluation.denoising_loss import DenoisingLoss
+from ddpm_kedro.diffusion.denoiser import Denoiser
+from ddpm_kedro.evaluation.denoising_loss import denoising_loss
 from ddpm_kedro.evaluation.features import FeatureExtractor
 from ddpm_kedro.evaluation.memorisation import QUERY_ROWS, nearest_neighbours
+from ddpm_kedro.evaluation.settings import EvaluationSettings
+from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.progress import hidden
 
 FEW, MORE = 64, 512  # images whose features are timed
 MOST_NUMBERS = 1 << 21  # in the images that are searched for a measure
-NETWORK_ROWS = 16
+NETWORK_ROWS, NETWORK_LEVELS = 16, 3
 
 
-def seconds_of_features(
+def predicted_seconds(
+    samples: np.ndarray,
+    train: ImageSet,
+    test: ImageSet,
+    denoiser: Denoiser,
+    extractor: FeatureExtractor,
+    settings: EvaluationSettings,
+    **of_loss: Any,
+) -> float:
+    """What an evaluation of these will take; `of_loss` says how the network runs.
+
+    `extractor` stays as it is.
+    """
+    queried = [min(len(images), settings.neighbour_images) for images in (samples, test)]
+    denoised = [min(len(images), settings.denoising_images) for images in (train, test)]
+    some, labels = train.images[:NETWORK_ROWS], train.labels
+    some_labels = None if labels is None else labels[:NETWORK_ROWS]
+    with hidden():
+        a_call = _seconds(
+            lambda: denoising_loss(
+                denoiser, some, some_labels, num_levels=NETWORK_LEVELS, **of_loss
+            )
+        ) / (len(some) * NETWORK_LEVELS)
+        references = train.images[: max(1, MOST_NUMBERS // train.images[0].size)]
+        queries = references[:QUERY_ROWS]
+        a_pair = _seconds(lambda: nearest_neighbours(queries, references))
+        a_pair /= len(queries) * len(references)
+        counts = [
+            len(images[: settings.max_images]) for images in (train.images, samples, test.images)
+        ]
+        return (
+            _seconds_of_features(deepcopy(extractor), train.images, counts[0], sum(counts))
+            + a_pair * sum(queried) * len(train)
+            + a_call * sum(denoised) * settings.noise_levels
+        )
+
+
+def _seconds_of_features(
     extractor: FeatureExtractor, images: np.ndarray, num_fitted: int, num_turned: int
 ) -> float:
-    """Of fitting on so many images and turning so many into features.
-
-    Args:
-        extractor: stays as it is.
-        images: uint8 (N, C, H, W), N >= 2, some of which are used.
-        num_fitted, num_turned: images.
-    """
-    extractor = deepcopy(extractor)
-
-    def fit(count: int) -> float:
-        return _seconds(lambda: extractor.fit(images[:count]))
-
+    some = images[: min(num_fitted, MORE)]
     # What a fit costs whatever the number of images is told apart by two of them.
-    fit(FEW)
-    few, more = fit(FEW), fit(MORE)
-    count = len(images[:MORE])
-    turned = _seconds(lambda: list(extractor.features(images[:MORE])))
-    an_image = max(more - few, 0.0) / max(count - FEW, 1)
-    return few + an_image * num_fitted + turned / count * num_turned
-
-
-def seconds_of_neighbours(references: np.ndarray, num_queries: int) -> float:
-    """Of finding the nearest of ``references``, uint8 (M, C, H, W), to so many images."""
-    few = references[: max(1, MOST_NUMBERS // int(np.prod(references.shape[1:])))]
-    rows = min(num_queries, len(few), QUERY_ROWS)
-    nearest_neighbours(few[:1], few[:1])
-    seconds = _seconds(lambda: nearest_neighbours(few[:rows], few))
-    return seconds / (rows * len(few)) * num_queries * len(references)
-
-
-def seconds_of_denoising(measure: Callable[[int], DenoisingLoss], num_calls: int) -> float:
-    """Of so many images through a network.
-
-    Args:
-        measure: the denoising loss on so many images.
-        num_calls: images times levels of noise.
-    """
-    measure(NETWORK_ROWS)  # the first time chooses kernels and allocates
-    started_at = time.perf_counter()
-    loss = measure(NETWORK_ROWS)
-    seconds = time.perf_counter() - started_at
-    return seconds / (loss.num_images * len(loss.x0)) * num_calls
+    few = _seconds(lambda: extractor.fit(some[:FEW]))
+    more = _seconds(lambda: extractor.fit(some))
+    turned = _seconds(lambda: list(extractor.features(some)))
+    an_image = max(more - few, 0.0) / max(len(some) - FEW, 1)
+    return few + an_image * num_fitted + turned / len(some) * num_turned
 
 
 def _seconds(work: Callable[[], object]) -> float:
+    work()  # the first time chooses kernels and allocates
     started_at = time.perf_counter()
     work()
     return time.perf_counter() - started_at

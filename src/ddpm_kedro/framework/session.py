@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import threading
 import types
@@ -59,7 +58,6 @@ class ProjectSession(KedroSession):
                 )
             with (
                 _sigterm_unwinds(),
-                _usable_home(),
                 lines_above_bars(),
                 warnings_as_lines(),
                 without_echoes(runner, _is_told),
@@ -123,20 +121,3 @@ def _sigterm_unwinds() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, older)
-
-
-@contextlib.contextmanager
-def _usable_home() -> Iterator[None]:
-    """Keep libraries that cache under the home folder quiet where there is none to write to."""
-    home = os.path.expanduser("~")
-    if "MPLCONFIGDIR" in os.environ or os.access(home, os.W_OK):
-        yield
-        return
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="ddpm_kedro-") as folder:
-        os.environ["MPLCONFIGDIR"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["MPLCONFIGDIR"]

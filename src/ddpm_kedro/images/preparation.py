@@ -61,11 +61,10 @@ def prepare(
         except _ColourAfterGrey:
             card = _Pass(source, splits, settings, 3, folder).run()
         seconds = time.monotonic() - started_at
-        logger.info(
-            f"{source.name}: {card['splits']['train']['num_images']:,} training and "
-            f"{card['splits']['test']['num_images']:,} test images of "
-            f"{card['channels']}x{card['height']}x{card['width']} in {seconds:.1f} s"
-        )
+        numbers = {split: facts["num_images"] for split, facts in card["splits"].items()}
+        size = f"{card['channels']}x{card['height']}x{card['width']} in {seconds:.1f} s"
+        words = "%s: {train:,} training and {test:,} test images of %s".format(**numbers)
+        logger.info(words, source.name, size)
         return {
             "name": source.name,
             "source": {"type": kind, **_options(source)},
@@ -136,12 +135,8 @@ class _Pass:
     ) -> Iterator[list[_Read]]:
         """Lists of results in the order of ``images``; no more tasks wait than threads work."""
         pending: deque[Future[list[_Read]]] = deque()
-
-        def work_through(task: list[RawImage]) -> list[_Read]:
-            return [self._read(image) for image in task]
-
         while task := list(islice(images, self._images_per_task())):
-            pending.append(pool.submit(work_through, task))
+            pending.append(pool.submit(list, map(self._read, task)))
             if len(pending) > workers:
                 yield pending.popleft().result()
         while pending:

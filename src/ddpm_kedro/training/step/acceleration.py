@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from ddpm_kedro.diffusion.capture import capture
 from ddpm_kedro.diffusion.execution import Compiled, first_line
 from ddpm_kedro.diffusion.lanes import Lanes, is_well_known
 from ddpm_kedro.diffusion.precision import PRECISIONS, Precision
@@ -174,23 +174,16 @@ class GraphedStep:
             self._graph.replay()
 
     def _capture(self, images: Tensor, labels: Tensor | None) -> bool:
-        self._inputs = images.clone(), None if labels is None else labels.clone()
+        inputs = images.clone(), None if labels is None else labels.clone()
         self._state.optimizer.zero_grad(set_to_none=True)
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
-            # Other threads (prefetching, checkpoints) may use the device while this one captures.
-            # On our own stream: torch's default one belongs to whichever device captured first.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._step(*self._inputs)
+            self._graph, _ = capture(lambda: self._step(*inputs), self._stream)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
-            # What arrives says that a capture failed; what it failed at is the context.
-            cause = error.__context__ if isinstance(error.__context__, Exception) else error
-            _end_capture(self._stream, stream)
-            if isinstance(cause, torch.OutOfMemoryError):
-                raise cause from None
-            self._give_up(first_line(cause))
+            self._give_up(first_line(error))
             return False
-        self._graph = graph
+        self._inputs = inputs
         logger.info("the training step runs as one CUDA graph")
         return True
 
@@ -203,19 +196,3 @@ class GraphedStep:
         for group in self._state.optimizer.param_groups:
             rate = float(group["lr"])
             group["lr"] = torch.tensor(rate, device=self._state.device) if use else rate
-
-
-def _end_capture(captured: torch.cuda.Stream, stream: torch.cuda.Stream) -> None:
-    """Make the device usable after a capture on ``captured`` that failed; ``stream`` goes on.
-
-    Before torch 2.13 the capture's stream stays the current one, and the random generator takes
-    itself to be captured until a capture succeeds, so that the next dropout would raise.
-    """
-    torch.cuda.set_stream(stream)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with (
-        contextlib.suppress(RuntimeError),  # a device that captures nothing at all
-        torch.cuda.graph(graph, stream=captured, capture_error_mode="thread_local"),
-    ):
-        torch.zeros((), device=stream.device)
