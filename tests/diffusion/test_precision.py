@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ddpm_kedro.diffusion.precision import Precision, choose_device, choose_precision
+from ddpm_kedro.diffusion.precision import (
+    Precision,
+    choose_device,
+    choose_precision,
+    told_out_of_memory,
+)
 from ddpm_kedro.errors import InputError
 
 
@@ -51,8 +56,25 @@ def test_products_run_in_it(name: str, dtype: torch.dtype, device: torch.device)
 
 
 def test_modes_of_products_are_given_back() -> None:
+    def searches() -> bool:
+        return torch.backends.cudnn.benchmark
+
     before = torch.get_float32_matmul_precision()
     for name, mode in (("fp32", "highest"), ("bf16", "high")):
         with Precision(name, "cuda", "").product_mode():
             assert torch.get_float32_matmul_precision() == mode
+            assert searches()
         assert torch.get_float32_matmul_precision() == before
+        assert not searches()
+
+
+@pytest.mark.parametrize(
+    ("rows", "advice"),
+    [(9, "sampling.batch_size=4 may fit"), (1, "not one fits: choose a smaller")],
+)
+def test_out_of_memory_names_what_would_fit(rows: int, advice: str) -> None:
+    with (
+        pytest.raises(InputError, match=f"on cuda:0 with {rows} images at a time; {advice}"),
+        told_out_of_memory("sampling", rows, "cuda:0"),
+    ):
+        raise torch.OutOfMemoryError

@@ -22,7 +22,12 @@ from ddpm_kedro.diffusion.noise_schedule import (
     VARIANCE_EXPLODING,
     VARIANCE_PRESERVING,
 )
-from ddpm_kedro.diffusion.precision import PRECISIONS, autocast, product_mode
+from ddpm_kedro.diffusion.precision import (
+    PRECISIONS,
+    autocast,
+    product_mode,
+    told_out_of_memory,
+)
 from ddpm_kedro.diffusion.samplers import Sampler
 from ddpm_kedro.diffusion.timing import seconds_of_sampling
 from ddpm_kedro.errors import InputError
@@ -92,6 +97,7 @@ class Drawing:
         network, batch_size, at_once, multiple = self._plan(device, lanes)
         denoiser, shown = self._guided(network), progress is True
         with (
+            told_out_of_memory("sampling", batch_size, device),
             autocast(self.precision, device.type),
             product_mode(self.precision),
             kept_heap(),
@@ -186,7 +192,7 @@ class Drawing:
         images = np.empty((self.num_samples, *self.spec.image_shape), dtype=np.uint8)
         drawn: tuple[int, Tensor] | None = None
         # Made where they are used: moving them there would stop the host before each batch.
-        labels = None if labels is None else labels.to(device)
+        labels = None if labels is None else labels.to(device, non_blocking=True)
         for first in range(0, self.num_samples, batch_size):
             count = min(batch_size, self.num_samples - first)
             share = count / self.solver.num_steps

@@ -1,4 +1,4 @@
-"""Ways of running a network when sampling: in tiles of one size, compiled."""
+"""Ways of running a network: in tiles of one size, compiled."""
 
 from __future__ import annotations
 
@@ -89,27 +89,37 @@ def tiled(denoiser: Denoiser, pixels: int, lanes: Lanes) -> Denoiser:
 
 
 class Compiled(nn.Module):
-    """Runs a network through torch.compile, and without it from the moment that it fails.
+    """Runs a network or a loss through torch.compile, and without it from the moment that it fails.
 
     The failures meant are the compiler's, which show at the first call and are logged; an error of
-    the network itself comes again from the plain call.
+    the module itself comes again from the plain call, and out of memory is no failure of either.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.network = network
-        self.num_classes = getattr(network, "num_classes", None)
-        self._compiled: Callable[..., Tensor] | None = torch.compile(network, dynamic=False)
+        self.module = module
+        self.num_classes = getattr(module, "num_classes", None)
+        self._compiled: Callable[..., Tensor] | None = torch.compile(module, dynamic=False)
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Args: x (B, C, H, W), best of the same B at each call; t (B,); labels (B,) or None."""
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """Args: as the module takes them, best of the same shapes at each call."""
         if self._compiled is not None:
             try:
-                return self._compiled(x, t, labels)
-            except torch.OutOfMemoryError:  # no fault of the compiler's
+                return self._compiled(*inputs)
+            except torch.OutOfMemoryError:
                 raise
             except Exception as error:
-                self._compiled = None
-                reason = str(error).strip().split("\n", 1)[0]
-                logger.warning("torch.compile failed, going on without it: %s", reason)
-        return self.network(x, t, labels)
+                self.give_up(error)
+        return self.module(*inputs)
+
+    def give_up(self, error: Exception) -> None:
+        """Do without the compiler from now on."""
+        if self._compiled is not None:
+            self._compiled = None
+            logger.warning("torch.compile failed, going on without it: %s", first_line(error))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line: its type and the first line of its message."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -34,16 +34,40 @@ def autocast(
 
 @contextlib.contextmanager
 def product_mode(precision: str) -> Iterator[None]:
-    """TF32 for the fp32 products left beside half precision; exact fp32 for ``fp32``."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    """TF32 for the fp32 products left beside half precision, exact fp32 for ``fp32``; and cuDNN's
+    search for the fastest convolution of each shape, since shapes are the same at every call."""
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
     wanted = precision != "fp32"
     torch.set_float32_matmul_precision("high" if wanted else "highest")
-    torch.backends.cudnn.allow_tf32 = wanted
+    cudnn.allow_tf32, cudnn.benchmark = wanted, True
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]
+
+
+@contextlib.contextmanager
+def told_out_of_memory(stage: str, rows: int, device: torch.device | str) -> Iterator[None]:
+    """A GPU that runs out of memory is told in one line, which names a ``batch_size`` that may fit.
+
+    Args:
+        stage: whose parameter ``batch_size`` is, such as ``sampling``.
+        rows: images at a time.
+        device: that computes.
+
+    Raises:
+        InputError: out of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        advice = f"{stage}.batch_size={rows // 2} may fit"
+        if rows == 1:
+            advice = "not one fits: choose a smaller network or image"
+        said = f"{stage}: out of memory on {device} with {rows} images at a time; {advice}"
+        raise InputError(said) from error.with_traceback(None)  # which holds what fills the memory
 
 
 def choose_device(requested: str) -> torch.device:

@@ -12,7 +12,7 @@ from ddpm_kedro.diffusion.execution import tiled
 from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.noise import Stream, normal
 from ddpm_kedro.diffusion.noise_schedule import perturb, real_dtype
-from ddpm_kedro.diffusion.precision import autocast, product_mode
+from ddpm_kedro.diffusion.precision import autocast, product_mode, told_out_of_memory
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.pixels import normalise
@@ -96,8 +96,12 @@ def denoising_loss(
     lanes = Lanes(torch.get_num_threads())
     if device_type == "cpu":
         denoiser = tiled(denoiser, images.shape[2] * images.shape[3], lanes)
-    work = num_levels * len(images)
-    with lanes, Progress(work, "images", description, most_lines=1) as progress:
+    work, at_once = num_levels * len(images), min(batch_size, len(images))
+    with (
+        lanes,
+        told_out_of_memory("evaluation", at_once, device),
+        Progress(work, "images", description, most_lines=1) as progress,
+    ):
         for start in range(0, len(images), batch_size):
             rows = torch.arange(start, min(start + batch_size, len(images)))
             x0 = normalise(torch.from_numpy(images[start : start + batch_size].copy()).to(device))

@@ -14,14 +14,10 @@ import pytest
 import torch
 from tiny_training import assert_same_bits, tiny_images, tiny_settings
 
+from ddpm_kedro.diffusion.execution import Compiled
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.precision import Precision
-from ddpm_kedro.training.step.acceleration import (
-    CompiledLoss,
-    GraphedStep,
-    make_step,
-    wants_compilation,
-)
+from ddpm_kedro.training.step.acceleration import GraphedStep, make_step, wants_compilation
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.step.training_step import LossModule, TrainingStep
 from ddpm_kedro.training.train import model_spec
@@ -68,8 +64,8 @@ def test_a_failed_compilation_goes_on_without_and_says_why(
     ]
     assert int(state.counters["loss_count"]) == 2
     assert isinstance(step, TrainingStep)
-    assert isinstance(step.loss, CompiledLoss)
-    assert isinstance(step.loss.loss, LossModule)
+    assert isinstance(step.loss, Compiled)
+    assert isinstance(step.loss.module, LossModule)
 
 
 @pytest.mark.parametrize("calls", ["make_step", "loss"])
@@ -86,7 +82,7 @@ def test_no_memory_left_is_not_taken_for_a_failure_of_the_compiler(
     state = state_of(torch.device("cpu"), compile="on")
     call = {
         "make_step": lambda: make_step(state, FP32, Team()),
-        "loss": lambda: CompiledLoss(LossModule(state.model.denoiser))(None, None, None, None),
+        "loss": lambda: Compiled(LossModule(state.model.denoiser))(None, None, None, None),
     }[calls]
     with pytest.raises(torch.OutOfMemoryError):
         call()

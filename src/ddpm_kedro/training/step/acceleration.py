@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_kedro.diffusion.capture import capture
-from ddpm_kedro.diffusion.lanes import Lanes
-from ddpm_kedro.diffusion.precision import Precision
+from ddpm_kedro.diffusion.execution import Compiled, first_line
+from ddpm_kedro.diffusion.lanes import Lanes, is_well_known
+from ddpm_kedro.diffusion.precision import PRECISIONS, Precision
 from ddpm_kedro.training.settings import TrainingSettings
+from ddpm_kedro.training.step.half_weights import HalfWeights
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.step.training_step import LossModule, TrainingStep
 from ddpm_kedro.training.workers.team import Team
@@ -60,6 +62,8 @@ def make_step(
     loss: nn.Module = LossModule(state.model.denoiser)
     if wants_compilation(settings, device):
         loss = _compiled(loss, state, precision, team)
+    elif shares_a_cast(state, precision, team):
+        loss = HalfWeights(loss, PRECISIONS[precision.name])
     if team.world_size > 1:
         devices = [device] if device.type == "cuda" else None
         # All have the same buffers. torch 2.15 warns of the name that this had before.
@@ -77,17 +81,23 @@ def make_step(
     return step
 
 
-def _compiled(
-    loss: nn.Module, state: LearningState, precision: Precision, team: Team
-) -> CompiledLoss:
+def shares_a_cast(state: LearningState, precision: Precision, team: Team) -> bool:
+    """Whether all weights become half-precision ones at once: on CUDA, where launches count, and in
+    a network that has no module which could be surprised by such a weight."""
+    is_half = PRECISIONS[precision.name] is not None
+    is_alone = state.device.type == "cuda" and team.world_size == 1
+    return is_half and is_alone and is_well_known(state.network)
+
+
+def _compiled(loss: nn.Module, state: LearningState, precision: Precision, team: Team) -> Compiled:
     """The loss compiled both ways: the backward pass is compiled when it first runs, so it does."""
-    compiled = CompiledLoss(loss)
+    compiled = Compiled(loss)
     devices = [state.device] if state.device.type == "cuda" else []
     # In the mode of the steps to come, or the first of them would compile again
     with torch.random.fork_rng(devices=devices), precision.product_mode():
         try:
             TrainingStep(state, compiled, precision, team).rehearse()
-        except torch.OutOfMemoryError:  # no fault of the compiler's, here and below
+        except torch.OutOfMemoryError:  # no fault of the compiler's
             raise
         except Exception as error:
             compiled.give_up(error)
@@ -109,42 +119,9 @@ def compiled_draw(step: TrainingStep) -> Draw:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        logger.warning("drawing without torch.compile: %s", _first_line(error))
+        logger.warning("drawing without torch.compile: %s", first_line(error))
         return step.draws_of
     return compiled
-
-
-class CompiledLoss(nn.Module):
-    """A compiled loss that goes back to the eager one, with a line saying why, if it fails.
-
-    The failures meant are the compiler's; they show at the first call. An error of the loss itself
-    comes again from the eager call.
-
-    Args:
-        loss: the module to compile.
-    """
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-        self._compiled: Callable[..., Tensor] | None = torch.compile(loss, dynamic=False)
-
-    def forward(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """As :meth:`LossModule.forward`."""
-        if self._compiled is not None:
-            try:
-                return self._compiled(x0, t, noise, labels)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:
-                self.give_up(error)
-        return self.loss(x0, t, noise, labels)
-
-    def give_up(self, error: Exception) -> None:
-        """Be the eager loss from now on."""
-        if self._compiled is not None:
-            self._compiled = None
-            logger.warning("torch.compile failed, going on without it: %s", _first_line(error))
 
 
 class GraphedStep:
@@ -204,7 +181,7 @@ class GraphedStep:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            self._give_up(_first_line(error))
+            self._give_up(first_line(error))
             return False
         self._inputs = inputs
         logger.info("the training step runs as one CUDA graph")
@@ -219,8 +196,3 @@ class GraphedStep:
         for group in self._state.optimizer.param_groups:
             rate = float(group["lr"])
             group["lr"] = torch.tensor(rate, device=self._state.device) if use else rate
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
