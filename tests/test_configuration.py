@@ -245,7 +245,7 @@ REFUSED = [
     ({"objectives": {"v": {"type": "torch.nn.Identity"}}}, "torch.nn.Identity is not a Objective"),
     (
         {"backbones": {"compact": {"type": "tiny_training.TinyNetwork"}}},
-        "training.backbone: tiny_training.TinyNetwork is named in the model file, which is read back",
+        "training.backbone: tiny_training.TinyNetwork is named in the model file, which is",
     ),
     (
         {"training": {"conditional": True, "label_dropout": 0}, "sampling": {"guidance": 2.0}},
