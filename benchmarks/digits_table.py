@@ -164,7 +164,7 @@ class Benchmark:
             "held_out_fraction": 0.0,
             "num_previews": 1,
         }  # fmt: skip
-        store = CheckpointStore(self.options.work / "trainings", keep_trainings=1000)
+        store = CheckpointStore(self.options.work / "trainings")
         receipts = train(self.train_images, store, Tracker(), TrainingSettings(**values))
         return load_model(receipts.model.path, device=self.device)
 

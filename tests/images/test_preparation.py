@@ -353,3 +353,33 @@ def test_memory_does_not_grow_with_the_number_of_images(
     finally:
         tracemalloc.stop()
     assert peak < number * side * side * 3 / 2
+
+
+class Listing(Given):
+    """Gives a list where a mapping is due."""
+
+    def splits(self):
+        return list(super().splits())
+
+
+class Nameless(Given):
+    name = None
+
+
+class Unspeakable(Given):
+    def facts(self):
+        return {"when": Path("here")}
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (Listing, "splits() gives a mapping such as"),
+        (Nameless, "a source has a name"),
+        (Unspeakable, "facts() of test_preparation.Unspeakable: "),
+    ],
+)
+def test_a_source_that_does_not_do_its_part_is_one_line(source, words, tmp_path):
+    with pytest.raises(InputError) as refused:
+        prepare(source(_entries(9)), ImageStore(tmp_path), _settings())
+    assert words in str(refused.value)

@@ -48,11 +48,15 @@ def prepare(
             too many are broken, some have labels and some have none, a split stays empty, or there
             is no room for them.
     """
-    splits = source.splits()
+    splits, kind = source.splits(), f"{type(source).__module__}.{type(source).__qualname__}"
+    if not isinstance(splits, Mapping) or not isinstance(getattr(source, "name", None), str):
+        raise InputError(
+            f"{kind}: a source has a name, and splits() gives a mapping such as "
+            '{"train": SplitInfo(300)}'
+        )
     relevant = asdict(settings)
     if "test" in splits:
         del relevant["test_fraction"]
-    kind = f"{type(source).__module__}.{type(source).__qualname__}"
 
     def make(folder: Path) -> dict[str, Any]:
         started_at = time.monotonic()

@@ -55,7 +55,10 @@ class ImageStore:
         Raises:
             InputError: the store's folder is not writable, or its disk is full.
         """
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        try:
+            key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        except TypeError as error:
+            raise InputError(f"facts() of {facts.get('source', 'the source')}: {error}") from error
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
