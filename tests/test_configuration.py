@@ -244,7 +244,7 @@ REFUSED = [
     ({"samplers": {"ddim": {"type": "torch.nn.Identity"}}}, "torch.nn.Identity is not a Sampler"),
     ({"objectives": {"v": {"type": "torch.nn.Identity"}}}, "torch.nn.Identity is not a Objective"),
     (
-        {"backbones": {"compact": {"type": "tiny_training.TinyNetwork"}}},
+        {"backbone": "own", "backbones": {"own": {"type": "tiny_training.TinyNetwork"}}},
         "training.backbone: tiny_training.TinyNetwork is named in the model file, which is",
     ),
     (
