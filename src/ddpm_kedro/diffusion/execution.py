@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.lanes import Lanes, Watch, is_well_known
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 
 PIXELS_PER_TILE = 1 << 12  # in fp32; what a core's caches hold, and not too many for one image
@@ -75,7 +75,7 @@ class Tiled(nn.Module):
             with Watch(self.network) as watch:
                 tile(parts[0])
             if watch.found is not None:
-                logger.info("one tile after the other, since the network %s", watch.found)
+                LOGGER.info("one tile after the other, since the network %s", watch.found)
                 self.lanes = None
         if self.lanes is None or (len(parts) == 1 and not self.lone_tile_in_a_lane):
             return torch.cat([tile(part) for part in parts])
@@ -116,7 +116,7 @@ class Compiled(nn.Module):
         """Do without the compiler from now on."""
         if self._compiled is not None:
             self._compiled = None
-            logger.warning("torch.compile failed, going on without it: %s", first_line(error))
+            LOGGER.warning("torch.compile failed, going on without it: %s", first_line(error))
 
 
 def first_line(error: Exception) -> str:

@@ -34,7 +34,6 @@ class Stream(enum.IntEnum):
     SAMPLER = 7
     HELD_OUT = 8
     HELD_OUT_TIMESTEP = 9
-    LABEL = 10
     WEIGHTS = 11
 
 

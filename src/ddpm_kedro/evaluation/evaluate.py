@@ -26,7 +26,7 @@ from ddpm_kedro.evaluation.timing import predicted_seconds
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.progress import duration
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 NUM_CLOSEST = 8  # pairs of sample and training image that a report shows
 
@@ -60,7 +60,7 @@ def evaluate(
     precision = choose_precision(settings.precision, device).name
     of_loss = {"seed": settings.seed, "device": device, "precision": precision}
     seconds = predicted_seconds(samples, train, test, denoiser, extractor, settings, **of_loss)
-    logger.info(
+    LOGGER.info(
         f"evaluating {len(samples):,} samples, the network in {precision}, takes about "
         f"{duration(seconds)}",
         extra={"predicted": {"evaluation": seconds}},
@@ -113,7 +113,7 @@ def _finite(metrics: Metrics) -> Metrics:
     """Replace numbers that are none, which JSON cannot say, and give the reason beside them."""
     broken = [n for n, v in metrics.items() if isinstance(v, float) and not math.isfinite(v)]
     for name in broken:
-        logger.warning(f"{name} is {metrics[name]}: the model's answers are not finite numbers")
+        LOGGER.warning(f"{name} is {metrics[name]}: the model's answers are not finite numbers")
     return (
         metrics
         | dict.fromkeys(broken)
@@ -123,13 +123,13 @@ def _finite(metrics: Metrics) -> Metrics:
 
 def _log(metrics: Mapping[str, Any]) -> None:
     ratio, loss = metrics["frechet_ratio"], metrics["denoising_loss_held_out"]
-    logger.info(
+    LOGGER.info(
         f"Frechet distance {metrics['frechet_distance']:.4g}"
         + (f", {ratio:.2f} times that of real images" if ratio is not None else "")
         + (f"; held-out denoising loss {loss:.4g}" if loss is not None else "")
     )
     if metrics["memorisation_suspected"]:
-        logger.warning(
+        LOGGER.warning(
             "samples are closer to training images than held-out images are "
             f"(excess {metrics['memorisation_excess']:.2f}, by chance at most "
             f"{metrics['memorisation_excess_limit']:.2f}): look at the closest pairs in the report"

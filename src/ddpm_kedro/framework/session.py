@@ -23,7 +23,7 @@ from ddpm_kedro.framework.run_log import (
     without_echoes,
 )
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 _EXIT_INTERRUPTED = 130
 # Mistakes of a user's that Kedro finds and words well itself
@@ -66,7 +66,7 @@ class ProjectSession(KedroSession):
             self._tell_hooks(stop.code if isinstance(stop.code, int) else 1)
             raise
         except Stopped as stop:  # training saved itself; Kedro has told the hooks
-            logger.warning("%s", stop)
+            LOGGER.warning("%s", stop)
             raise SystemExit(stop.exit_code) from None
         except Exception as error:
             mistake = mistake_in(error)

@@ -14,7 +14,7 @@ from kedro.framework.project import pipelines
 
 from ddpm_kedro.hooks.stage_lines import shown_path
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 _LOOKED_AT = {"sample_grid": "picture", "report": "report"}  # datasets, and what they are called
 _OPTIONS = ("config", "conf_source", "env", "params")  # what the next command needs too
@@ -42,13 +42,13 @@ class RunSummary:
     def after_pipeline_run(self, pipeline: Any, catalog: Any) -> None:
         if self._ratio is not None:
             words = "score: Frechet distance %.2f times that of real images (1 is as good as real)"
-            logger.info(words, self._ratio)
+            LOGGER.info(words, self._ratio)
         for name, title in _LOOKED_AT.items():
             if name in self._saved:
-                logger.info("%s: %s", title, shown_path(catalog, name))
+                LOGGER.info("%s: %s", title, shown_path(catalog, name))
         context = click.get_current_context(silent=True)
         if context is not None:
-            logger.info("next: %s", next_command(context, pipeline))
+            LOGGER.info("next: %s", next_command(context, pipeline))
 
 
 def next_command(context: click.Context, pipeline: Any) -> str:

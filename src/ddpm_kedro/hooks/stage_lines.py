@@ -12,7 +12,7 @@ from kedro.framework.hooks import hook_impl
 
 from ddpm_kedro.progress import duration
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 
 class StageLines:
@@ -61,7 +61,7 @@ class StageLines:
         seconds = ended_at - self._started_at.pop(node)
         took = f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
         where = ", ".join(filter(None, (shown_path(self._catalog, name) for name in node.outputs)))
-        logger.info("%s: %s%s", node.name, took, f" -> {where}" if where else "")
+        LOGGER.info("%s: %s%s", node.name, took, f" -> {where}" if where else "")
 
 
 def path_of(dataset: Any) -> Path | None:

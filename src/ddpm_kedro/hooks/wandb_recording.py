@@ -16,7 +16,7 @@ from ddpm_kedro.hooks.wandb_settings import Mode, WandbSettings
 if TYPE_CHECKING:
     from PIL import Image
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 _Action = Callable[[Any, Any], None]  # what to do with W&B's run and module
 
@@ -147,7 +147,7 @@ class Recording:
             self._talker.join(self._settings.finish_timeout + _GRACE_SECONDS)
             if self._talker.is_alive():
                 kept = self._folder / "wandb"
-                logger.warning("W&B does not answer; `wandb sync` uploads what lies in %s", kept)
+                LOGGER.warning("W&B does not answer; `wandb sync` uploads what lies in %s", kept)
                 self._has_failed = True
                 service.abandon()
         finally:
@@ -180,7 +180,7 @@ class Recording:
             service.end(run, self._exit_code)
         except TimeoutError:
             rest = f"`wandb sync {Path(run.dir).parent}` does the rest"
-            logger.warning("W&B: not everything is uploaded; %s", rest)
+            LOGGER.warning("W&B: not everything is uploaded; %s", rest)
         except Exception as error:
             self._warn(error)
 
@@ -190,4 +190,4 @@ class Recording:
             self._has_failed = True
             reason = str(error).partition("\n")[0] or "no message"
             name = type(error).__name__
-            logger.warning("W&B failed and records no more of this run: %s: %s", name, reason)
+            LOGGER.warning("W&B failed and records no more of this run: %s: %s", name, reason)

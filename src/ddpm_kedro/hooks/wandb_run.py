@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
     from PIL import Image
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 _TRACKER = "tracker"
 _MARKS = ("image", "model", "metrics", "artifact")
@@ -174,7 +174,7 @@ def _mark(catalog: Any, name: str) -> Mapping[str, Any]:
 
 
 def _skip(name: str, error: Exception) -> None:
-    logger.warning("W&B: %s is not logged: %s: %s", name, type(error).__name__, error)
+    LOGGER.warning("W&B: %s is not logged: %s: %s", name, type(error).__name__, error)
 
 
 def _picture(data: Any, num_images: int) -> Image.Image | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from ddpm_kedro.hooks.wandb_settings import Mode, WandbSettings, find_api_key
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 X_AXIS = "images_seen"  # what every curve is drawn against
 INIT_SECONDS = 15  # for a server that has answered once, beside the work
@@ -47,9 +47,9 @@ def is_installed() -> bool:
         with _variables(_QUIET):  # read when wandb is imported, and by its service
             import wandb  # noqa: F401
     except ImportError:
-        logger.info("W&B is not installed (pip install wandb): this run is not recorded there")
+        LOGGER.info("W&B is not installed (pip install wandb): this run is not recorded there")
     except Exception as error:  # a broken install must not end a run either
-        logger.warning("W&B cannot be imported, this run is not recorded there: %s", error)
+        LOGGER.warning("W&B cannot be imported, this run is not recorded there: %s", error)
     else:
         return True
     return False
@@ -67,7 +67,7 @@ def connect(settings: WandbSettings, mode: Mode | None) -> tuple[Mode, str | Non
     key = find_api_key(system.base_url, os.environ)
     if key is None and not os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         if mode == "online":
-            logger.warning(
+            LOGGER.warning(
                 "W&B: online was asked for, but there is no key: `wandb login` or "
                 "WANDB_API_KEY gives one; this run is recorded offline"
             )
@@ -75,7 +75,7 @@ def connect(settings: WandbSettings, mode: Mode | None) -> tuple[Mode, str | Non
     proxies = {name: getattr(system, f"{name}_proxy", None) for name in ("http", "https")}
     silence = why_silent(system.base_url, settings.init_timeout, proxies)
     if silence is not None:
-        logger.warning("W&B: going on offline, %s: %s", system.base_url, silence)
+        LOGGER.warning("W&B: going on offline, %s: %s", system.base_url, silence)
         return "offline", None
     return "online", key
 
@@ -147,9 +147,9 @@ def begin(
     run.define_metric(X_AXIS)
     run.define_metric("*", step_metric=X_AXIS)
     if run.offline:
-        logger.info("W&B: recording offline; `wandb sync %s` uploads it", Path(run.dir).parent)
+        LOGGER.info("W&B: recording offline; `wandb sync %s` uploads it", Path(run.dir).parent)
     else:
-        logger.info("W&B: recording at %s", run.url)
+        LOGGER.info("W&B: recording at %s", run.url)
     return run
 
 
@@ -161,7 +161,7 @@ def _begin_online(settings: WandbSettings, key: str | None, arguments: Mapping[s
         return wandb.init(**arguments, mode="online", settings=_settings(settings, key))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        logger.warning("W&B: going on offline, the server did not take the run: %s", reason)
+        LOGGER.warning("W&B: going on offline, the server did not take the run: %s", reason)
     wandb.teardown()
     for left_over in Path(arguments["dir"], "wandb").glob(f"run-*-{arguments['id']}"):
         shutil.rmtree(left_over, ignore_errors=True)

@@ -22,7 +22,7 @@ from ddpm_kedro.images.source import (
     existing_path,
 )
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 
 class ImageFolder(ImageSource):
@@ -71,7 +71,7 @@ class ImageFolder(ImageSource):
         found = [(name, *pair) for name, pair in zip(names, pairs, strict=True)]
         if {"test", "validation"} <= {*names}:
             unused = {below.parts[0].lower() for name, _, below in found if name == "validation"}
-            logger.warning("%s: the folders %s are not used", self.path, ", ".join(sorted(unused)))
+            LOGGER.warning("%s: the folders %s are not used", self.path, ", ".join(sorted(unused)))
         return by_split([(name, (member, _without_top(below))) for name, member, below in found])
 
     def splits(self) -> dict[str, SplitInfo]:
@@ -90,7 +90,7 @@ class ImageFolder(ImageSource):
         if self.class_folders is False or (self.class_folders is None and len(names) < 2):
             return ()
         if loose:
-            logger.warning(
+            LOGGER.warning(
                 "%s: no labels, for %d of %d images, such as %s, lie in no class folder",
                 *(self.path, len(loose), len(belows), loose[0]),
             )

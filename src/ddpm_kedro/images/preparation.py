@@ -29,7 +29,7 @@ from ddpm_kedro.images.store import SPLIT_NAMES, ImageStore, PreparedImages
 from ddpm_kedro.plain import plain
 from ddpm_kedro.progress import Progress
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 FORMAT = 1  # counted up when the same source and settings would give other bytes than before
 IMAGES_PER_TASK = 32  # decoded by one thread at a time, fewer where they are large:
@@ -68,7 +68,7 @@ def prepare(
         numbers = {split: facts["num_images"] for split, facts in card["splits"].items()}
         size = f"{card['channels']}x{card['height']}x{card['width']} in {seconds:.1f} s"
         words = "%s: {train:,} training and {test:,} test images of %s".format(**numbers)
-        logger.info(words, source.name, size)
+        LOGGER.info(words, source.name, size)
         return {
             "name": source.name,
             "source": {"type": kind, **_options(source)},
@@ -223,7 +223,7 @@ class _Pass:
             raise InputError(f"{self.source.name}: no image of it can be used")
         if self.unreadable:
             names = ", ".join(image.name for image in self.unreadable[:NAMED_FILES])
-            logger.warning("%d unreadable images left out: %s", len(self.unreadable), names)
+            LOGGER.warning("%d unreadable images left out: %s", len(self.unreadable), names)
         numbers = {split: builder.num_images for split, builder in self.builders.items()}
         if empty := [split for split, number in numbers.items() if number == 0]:
             raise InputError(
@@ -239,7 +239,7 @@ class _Pass:
         mean, deviation = self.builders["train"].moments()
         shared = len(np.intersect1d(train, test, assume_unique=True))
         if shared:
-            logger.warning(
+            LOGGER.warning(
                 "%d images of the test split are in the training split too: scores against the "
                 "test split flatter",
                 shared,

@@ -16,7 +16,7 @@ from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt, atomic_folder, atomic_write
 from ddpm_kedro.locks import FileLock
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 CARD_NAME = "data_card.json"
 SPLIT_NAMES = {"train": "train_images.safetensors", "test": "test_images.safetensors"}
@@ -70,7 +70,7 @@ class ImageStore:
                     self._make(key, make)
                     found = self._find(key)
                 else:
-                    logger.info("images prepared before, found in %s", self.path / key)
+                    LOGGER.info("images prepared before, found in %s", self.path / key)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise _unwritable(self.path, error) from error
@@ -98,7 +98,7 @@ class ImageStore:
         except (FileNotFoundError, ValueError, KeyError) as error:
             if folder.exists():
                 why = "" if isinstance(error, FileNotFoundError) else f" ({error})"
-                logger.warning("%s is not whole%s; preparing these images again", folder, why)
+                LOGGER.warning("%s is not whole%s; preparing these images again", folder, why)
             return None
         return PreparedImages(**receipts, card=card)
 

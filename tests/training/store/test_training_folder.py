@@ -320,6 +320,7 @@ def run(script, *arguments):
         sys.path.insert(0, {str(SOURCE)!r})
         import torch
         import safetensors.torch
+        import numpy.ctypeslib  # by safetensors, late: an ordinary user may not look there
         from ddpm_kedro.errors import InputError
         from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
         from ddpm_kedro.training.store.training_folder import TrainingFolder

@@ -15,7 +15,7 @@ from ddpm_kedro.diffusion.settings import SamplingSettings
 from ddpm_kedro.evaluation.cards import samples_card
 from ddpm_kedro.images.grid import make_grid
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 
 def sample_images(model: Model, parameters: SamplingSettings) -> tuple[np.ndarray, dict[str, Any]]:
@@ -28,7 +28,7 @@ def sample_images(model: Model, parameters: SamplingSettings) -> tuple[np.ndarra
     guidance: Any = parameters.guidance
     if guidance is not None and parameters.guidance_interval is not None:
         guidance = {"scale": guidance, "interval": list(parameters.guidance_interval)}
-    logger.info("drawing %d images with %s", parameters.num_samples, _way(sampler, parameters))
+    LOGGER.info("drawing %d images with %s", parameters.num_samples, _way(sampler, parameters))
     samples = model.sample(
         parameters.num_samples,
         seed=parameters.seed,

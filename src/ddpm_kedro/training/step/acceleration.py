@@ -18,7 +18,7 @@ from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.step.training_step import LossModule, TrainingStep
 from ddpm_kedro.training.workers.team import Team
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 EAGER_STEPS = 3  # real steps before the capture: they make the optimizer's state and the kernels
 FEWEST_STEPS_TO_COMPILE = 2000  # compiling takes a minute or two, which this many steps win back
@@ -119,7 +119,7 @@ def compiled_draw(step: TrainingStep) -> Draw:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        logger.warning("drawing without torch.compile: %s", first_line(error))
+        LOGGER.warning("drawing without torch.compile: %s", first_line(error))
         return step.draws_of
     return compiled
 
@@ -184,13 +184,13 @@ class GraphedStep:
             self._give_up(first_line(error))
             return False
         self._inputs = inputs
-        logger.info("the training step runs as one CUDA graph")
+        LOGGER.info("the training step runs as one CUDA graph")
         return True
 
     def _give_up(self, reason: str) -> None:
         self._failed, self._graph, self._inputs = True, None, None
         self._use_tensor_rates(False)
-        logger.warning("no CUDA graph of the step, going on without: %s", reason)
+        LOGGER.warning("no CUDA graph of the step, going on without: %s", reason)
 
     def _use_tensor_rates(self, use: bool) -> None:
         for group in self._state.optimizer.param_groups:

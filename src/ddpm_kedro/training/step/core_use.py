@@ -19,7 +19,7 @@ from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.workers.team import Team
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 LEAST_ROWS = 8  # that a lane gets by itself: fewer make small products, which are slow
 
@@ -97,9 +97,9 @@ def choose_core_use(
     shared = _what_lanes_would_share(state, precision) if wanted > 1 else None
     chosen = CoreUse(wanted) if wanted > 1 and shared is None else CoreUse(1, threads)
     because = f", since the network {shared}" if shared is not None else ""
-    logger.info("each batch is computed in %s%s", chosen, because)
+    LOGGER.info("each batch is computed in %s%s", chosen, because)
     if so_far.num_lanes is not None and chosen != so_far:
-        logger.warning(
+        LOGGER.warning(
             "this training had %s so far: its model will not have the bytes of an undisturbed one",
             so_far,
         )

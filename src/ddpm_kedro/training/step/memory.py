@@ -19,7 +19,7 @@ from ddpm_kedro.training.step.acceleration import Step, make_step
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.workers.team import Team
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 
 class FittingStep:
@@ -72,7 +72,7 @@ class FittingStep:
         if not self._may_shrink or self.rows == 1:
             raise InputError(self._what_would_fit()) from failure
         before, self.rows = self.rows, (self.rows + 1) // 2
-        logger.warning(
+        LOGGER.warning(
             "out of memory with %d images at a time: going on with %d, and the same draws",
             before,
             self.rows,
