@@ -25,8 +25,9 @@ Made by `python tests/null_gpu/outcomes.py > docs/cuda_tests.md`. What runs on t
 (`tests/null_gpu`) is PyTorch's own code down to the driver; kernels are recorded and not run. So a
 test of `tests/training` and `tests/diffusion` that is marked `cuda` passes where it asks for no
 value, or for one that garbage happens to have, and otherwise fails at comparing one: **any other
-reason would be a fault of ours**. Two end the process: `erfinv` (log-normal times) is a kernel that
-NVRTC makes, which the stand-in does not have.
+reason would be a fault of ours**. `erfinv` (log-normal times) is a kernel that NVRTC makes, which
+the stand-in does not have: it ends the process (-11). Wording how garbage differs may take all
+memory or all time: then a test that compares values is ended from outside (-9), another each time.
 """
 
 
