@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ from ddpm_kedro.diffusion.backbones.layers import (
 from ddpm_kedro.errors import InputError
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A network for images of any size: pads them, embeds time and class, crops the answer.
 
     A subclass calls :meth:`add_embedding` and writes :meth:`body`. `num_classes` is None for a
@@ -59,9 +60,9 @@ class Backbone(nn.Module):
             raise InputError("labels: this network was built without classes (num_classes=None)")
         return embedding
 
+    @abstractmethod
     def body(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, C, H, W), multiples of ``size_multiple``, and what :meth:`embed` made -> output."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Args: x (B, C, H, W); t (B,) what the schedule tells about time; labels (B,) or None."""
