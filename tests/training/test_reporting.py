@@ -18,7 +18,8 @@ FP32 = Precision("fp32", "cpu", "")
 
 
 def make(**changes: object) -> LearningState:
-    settings = tiny_settings(backbone={"type": "tiny_training.TinyNetwork", "dropout": 0.5})
+    backbone = {"type": "tiny_training.TinyNetwork", "dropout": 0.5}
+    settings = tiny_settings(backbone=backbone, **changes)
     torch.manual_seed(0)
     state = LearningState(Model(model_spec(tiny_images(), settings)), settings)
     state.network.train()
@@ -75,6 +76,13 @@ def test_previews_compute_in_the_precision_given(tmp_path: Path) -> None:
     state.network.entry.register_forward_hook(lambda *call: seen.append(call[2].dtype))
     write_preview(tmp_path / "preview.png", state, Precision("bf16", "cpu", ""))
     assert set(seen) == {torch.bfloat16}
+
+
+def test_a_preview_draws_no_more_at_once_than_a_step(tmp_path: Path) -> None:
+    state, rows = make(micro_batch_size=1), []
+    state.network.entry.register_forward_hook(lambda *call: rows.append(len(call[2])))
+    write_preview(tmp_path / "preview.png", state, Precision("bf16", "cpu", ""))
+    assert set(rows) == {1}
 
 
 def test_each_step_of_both_sets_is_told(tmp_path: Path) -> None:

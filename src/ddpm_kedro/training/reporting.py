@@ -154,7 +154,9 @@ def write_preview(
     samplers draw from streams without state, and averages only lend their values. `on_step` is
     called with a number of images after each step of the sampler.
     """
-    options = dict(seed=0, precision=precision.name, progress=on_step or False)
+    # No more at once than a step of a training that was short of memory has
+    at_once = state.settings.micro_batch_size
+    options = dict(seed=0, batch_size=at_once, precision=precision.name, progress=on_step or False)
     draw = partial(state.model.sample, state.settings.num_previews, **options)
     with state.averaged():
         left = make_grid(draw())
