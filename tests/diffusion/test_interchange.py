@@ -316,8 +316,8 @@ class TestRoundTrip:
         _, _, option = import_scheduler(json.loads(json.dumps(config)))
         back = build(option, trusted=("ddpm_kedro",))
         assert (type(back), back.spacing) == (kind, "linspace")
-        assert type(back.threshold) is type(threshold)
-        assert threshold is None or vars(back.threshold) == vars(threshold)
+        assert type(back.thresholding) is type(threshold)
+        assert threshold is None or vars(back.thresholding) == vars(threshold)
 
     def test_replaces_an_older_export(self, tmp_path: Path) -> None:
         for _ in range(2):
