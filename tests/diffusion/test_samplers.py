@@ -284,11 +284,11 @@ def test_eta_is_a_share(eta):
 
 
 def test_unknown_names_and_labels_of_another_length_are_refused():
-    with pytest.raises(InputError, match="Ancestral.variance=fixed_large: .*'small' or 'large'"):
+    with pytest.raises(InputError, match=r"Ancestral.variance=fixed_large: .*'small' or 'large'"):
         Ancestral(10, variance="fixed_large")
-    with pytest.raises(InputError, match="DDIM.spacing=odd: .*'leading'.* or 'karras'"):
+    with pytest.raises(InputError, match=r"DDIM.spacing=odd: .*'leading'.* or 'karras'"):
         DDIM(10, spacing="odd")
-    with pytest.raises(InputError, match="DDIM.thresholding=odd: choose static, dynamic or null"):
+    with pytest.raises(InputError, match=r"DDIM.thresholding=odd: choose static, dynamic or null"):
         DDIM(10, thresholding="odd")
     with pytest.raises(InputError, match="one for each of 3 samples"):
         DDIM(2).sample(denoiser_for("ddim", num_classes=3), SHAPE, range(3), 0, labels=[1, 2])
