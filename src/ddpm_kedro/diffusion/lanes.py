@@ -28,7 +28,7 @@ SWITCH_SECONDS = 1e-3  # how long a lane waits for Python's lock before it asks 
 _of_this_thread = threading.local()
 
 
-class Lanes:
+class Lanes(contextlib.AbstractContextManager["Lanes"]):
     """Threads with one OpenMP thread each, started when they are first needed.
 
     A batch is split into `count` lanes; 1: none, each operation has all OpenMP threads. `threads`
@@ -41,11 +41,11 @@ class Lanes:
         self._pool: ThreadPoolExecutor | None = None
         self._usual_interval = 0.0
 
-    def __enter__(self) -> Lanes:
-        return self
-
     def __exit__(self, *exception: object) -> None:
-        # The next call of `map` would start new threads.
+        self.close()
+
+    def close(self) -> None:
+        """End the threads; the next call of `map` would start new ones."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
