@@ -261,7 +261,7 @@ REFUSED = [
         "samplers.ddim: spacing=trailing on EDMSchedule",
     ),
     ({"sampling": {"sampler": "flow_heun"}}, "sampling.sampler: FlowHeun follows"),
-    ({"sampling": {"sampler": {"eta": 7}}}, "sampling.sampler: eta"),
+    ({"sampling": {"sampler": {"eta": 7}}}, "sampling.sampler: DDIM.eta=7"),
     ({"sampling": {"sampler": 5}}, "sampling.sampler=5"),
     (
         {"samplers": {"ddim": {"thresholding": {"type": "ddpm_kedro.diffusion.samplers.DDIM"}}}},

@@ -71,6 +71,8 @@ def _checks(settings: type[Settings]) -> dict[str, tuple[Callable[[Any], Any], b
         hint = hints[field.name]
         is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
         kind, *others = typing.get_args(hint) if is_union else (hint,)
+        if isinstance(kind, type) and not issubclass(kind, Settings):
+            continue  # as it comes, in a class of the user's own
         check = partial(_made if isinstance(kind, type) else checked, kind)
         checks[field.name] = (check, type(None) in others)
     return checks

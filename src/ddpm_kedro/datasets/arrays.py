@@ -23,11 +23,7 @@ class ImageSetFile(PublishedFile):
     """One safetensors file of images and labels; Kedro-Viz shows a grid."""
 
     def load(self) -> ImageSet:
-        """The images, mapped into memory.
-
-        Raises:
-            InputError: there is no file yet, or it is not a whole image set.
-        """
+        """The images, mapped into memory; InputError where there is no whole image set yet."""
         return ImageSet.open(self._path)
 
     def preview(self, max_side: int = 1024) -> ImagePreview:
@@ -36,20 +32,15 @@ class ImageSetFile(PublishedFile):
             return ""
         images = self.load().images
         chosen = np.linspace(0, len(images) - 1, min(_PREVIEWED_IMAGES, len(images))).astype(int)
-        grid = make_grid(images[chosen])
-        grid.thumbnail((max_side, max_side))
-        return encoded(grid)
+        return encoded(make_grid(images[chosen]), max_side)
 
 
 class NumpyFile(LocalEntry):
     """One `.npy` file; nothing in it is ever unpickled."""
 
     def load(self) -> np.ndarray:
-        """The array as a read-only memory map.
-
-        Raises:
-            InputError: there is no file yet, or it is no array of plain numbers.
-        """
+        """The array as a read-only memory map; InputError where there is no file yet, or it is no
+        array of plain numbers."""
         path = self._existing()
         try:
             # np.load takes a file without the header for a pickle and tells how to load that.

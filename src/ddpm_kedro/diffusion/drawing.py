@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddpm_kedro.diffusion.capture import Captured
 from ddpm_kedro.diffusion.denoiser import Denoiser
-from ddpm_kedro.diffusion.execution import Compiled, Tiled, rows_of_a_tile
+from ddpm_kedro.diffusion.execution import Captured, Compiled, Tiled, rows_of_a_tile
 from ddpm_kedro.diffusion.guidance import ClassifierFreeGuidance
 from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.model_spec import ModelSpec
