@@ -30,7 +30,7 @@ def check_options(parameters: Parameters) -> tuple[NoiseSchedule, Sampler]:
     """Build the chosen options once, and bind the arguments of those that are dear or need data.
 
     InputError for an unknown class or argument, or options that do not go together; else what
-    :func:`check_samplers` asks of: the schedule and the sampler of a training.
+    `check_samplers` asks of: the schedule and the sampler of a training.
     """
     training, sampling = parameters.training, parameters.sampling
     choose_device(parameters.device)

@@ -111,7 +111,7 @@ def test_few_samples_are_said_to_say_little() -> None:
 
 def test_another_score_that_is_worse_is_named_and_noise_is_not() -> None:
     worse = {"recall_z": 34.2, "recall_verdict": "far"}
-    assert "but recall 34.2 deviations off" in verdict(GOOD | worse, LONG)
+    assert "but recall is 34.2 deviations off" in verdict(GOOD | worse, LONG)
     assert "recall" not in verdict(GOOD | FAR | worse, LONG)  # far is said already
     noise = {"recall_z": 3.0, "recall_verdict": "close"}
     assert "recall" not in verdict(GOOD | noise, LONG)

@@ -10,7 +10,7 @@ from ddpm_kedro.datasets.local_entry import LocalEntry, PublishedFile, writing
 from ddpm_kedro.datasets.report_files import encoded
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
-from ddpm_kedro.images.grid import make_grid
+from ddpm_kedro.images.grid import make_grid, spread
 from ddpm_kedro.images.imageset import ImageSet
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ class ImageSetFile(PublishedFile):
         """Images evenly spaced through the set, no side longer than `max_side` pixels."""
         if not self._exists():
             return ""
-        images = self.load().images
-        chosen = np.linspace(0, len(images) - 1, min(_PREVIEWED_IMAGES, len(images))).astype(int)
-        return encoded(make_grid(images[chosen]), max_side)
+        return encoded(make_grid(spread(self.load().images, _PREVIEWED_IMAGES)), max_side)
 
 
 class NumpyFile(LocalEntry):

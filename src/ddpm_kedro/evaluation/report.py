@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddpm_kedro.evaluation.chart import chart, short_number
-from ddpm_kedro.evaluation.curves import loss_figure
+from ddpm_kedro.evaluation.chart import chart, short_number, strip
+from ddpm_kedro.evaluation.curves import loss_figure, quick_score_figure
 from ddpm_kedro.evaluation.metric_names import EXPLANATIONS, explanation
 from ddpm_kedro.evaluation.rows import spread
+from ddpm_kedro.evaluation.verdict import three_digits, training_facts, verdict
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
 
 GRID_IMAGES = 64
 MOST_PREVIEWS = 6
 MOST_BARS = 40
+SCORES = ("mind", "kid", "frechet", "coverage", "recall", "pixels_frechet")
+PARTS = ("floor", "floor_std", "interval", "ratio", "z", "verdict")  # of a score, beside its value
+LARGER_IS_BETTER = ("coverage", "recall")
 
 
 def render_report(
@@ -31,18 +36,14 @@ def render_report(
     metrics: Mapping[str, Any],
     diagnostics: Mapping[str, Any],
 ) -> str:
-    """Write the page; equal data give an equal page.
+    """The page as HTML with inline styles, pictures and charts; it loads nothing and runs no
+    script. Equal data give an equal page.
 
-    Args:
-        samples: uint8 (N, C, H, W).
-        train: the images the model learned from, shown beside the samples.
-        training_log: records of the training, see the tracker; may be empty.
-        previews: grids of samples by training images seen; may be empty.
-        metrics, diagnostics: what the evaluation found; ``diagnostics["model"]`` is the model's
-            spec, ``diagnostics["evaluated"]["samples"]`` the samples' card.
-
-    Returns:
-        HTML with inline styles, pictures and charts; it loads nothing and runs no script.
+    `samples` are uint8 (N, C, H, W); `train` the images the model learned from, shown beside them.
+    `training_log` holds the records of the training, see the tracker, and `previews` grids of
+    samples by training images seen; both may be empty. `metrics` and `diagnostics` are what the
+    evaluation found; `diagnostics["model"]` is the model's spec and `diagnostics["evaluated"]` the
+    samples' card and the stamp.
     """
     # Imported here: the library's modules themselves need nothing but torch, numpy and Pillow.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -56,31 +57,40 @@ def render_report(
         keep_trailing_newline=True,
     )
     pages.filters |= {"readable": readable, "short_number": short_number, "png": _png}
+    pages.filters |= {"plus_minus": plus_minus, "digits": three_digits}
     model = diagnostics.get("model", {})
     provenance = model.get("provenance", {})
-    drawn = diagnostics.get("evaluated", {}).get("samples", {})
+    evaluated = diagnostics.get("evaluated", {})
+    drawn = evaluated.get("samples", {})
     facts = {**model, "provenance": None, **provenance, "samples": drawn}
     counts = diagnostics["class_counts"]
     order = {name: place for place, name in enumerate(EXPLANATIONS)}
+    scores = dict(_scores(metrics))
+    listed = metrics.keys() - {"verdict", *(f"{name}_{part}" for name in scores for part in PARTS)}
     return pages.get_template("report.html").render(
         backbone=_short_type(model.get("backbone", {})),
         imported=provenance.get("imported_from"),
         train=train,
         metrics=metrics,
+        verdict=verdict(metrics, training_facts(training_log, provenance, drawn.get("weights"))),
+        scores=scores,
+        stamp=list(flattened(evaluated.get("stamp", {}))),
         training=training_log[-1] if training_log else None,
         training_facts=_training_facts(training_log[-1]) if training_log else [],
         samples=make_grid(samples[:GRID_IMAGES]),
         real_images=make_grid(spread(train.images, GRID_IMAGES)),
         loss_chart=chart(loss_figure(training_log)),
+        quick_chart=chart(quick_score_figure(training_log)),
         previews=[
             (seen, previews[seen]) for seen in spread(np.array(sorted(previews)), MOST_PREVIEWS)
         ],
-        distance_chart=chart(diagnostics["figures"]["nearest_training"]),
+        distance_charts=[
+            chart(figure)
+            for name, figure in diagnostics["figures"].items()
+            if name.startswith("nearest_training")
+        ],
         closest=[
-            (
-                pair["distance"],
-                _side_by_side(samples[pair["sample"]], train.images[pair["training"]]),
-            )
+            (pair, _side_by_side(samples[pair["sample"]], train.images[pair["training"]]))
             for pair in diagnostics["closest"]
         ],
         denoising_chart=chart(diagnostics["figures"]["denoising"]),
@@ -89,10 +99,27 @@ def render_report(
         most_bars=MOST_BARS,
         facts=list(flattened(facts)),
         meanings=[
-            (name, explanation(name))
-            for name in sorted(metrics, key=lambda name: order.get(name, len(order)))
+            (name, _meaning(name))
+            for name in sorted(listed, key=lambda name: (order.get(name, len(order)), name))
         ],
     )
+
+
+def _scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the scores that were measured, by name: what a standing says, and its strip."""
+    for name in SCORES:
+        score = {part: metrics.get(f"{name}_{part}") for part in PARTS}
+        score["value"] = metrics.get(name)
+        numbers = [score[part] for part in ("value", "interval", "floor", "floor_std")]
+        if None not in numbers:
+            yield name, score | {"strip": strip(*numbers, name in LARGER_IS_BETTER)}
+
+
+def _meaning(metric: str) -> str:
+    try:
+        return explanation(metric)
+    except KeyError:  # of another version of this library
+        return ""
 
 
 def _side_by_side(*images: np.ndarray) -> Image.Image:
@@ -136,6 +163,12 @@ def readable(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return "not defined" if value is None else str(value)
+
+
+def plus_minus(value: float, spread: float) -> str:
+    """A value and its spread with the decimals that the spread's first two digits have."""
+    decimals = max(0, 1 - math.floor(math.log10(spread))) if spread > 0 else 3
+    return f"{value:,.{decimals}f} \u00b1 {spread:,.{decimals}f}"
 
 
 def _in_python(value: Any) -> str:

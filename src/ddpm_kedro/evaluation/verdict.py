@@ -23,7 +23,7 @@ WORDS = {
     "close": (1, "The samples are close to real images, but can be told from them"),
     "indistinguishable": (0, "The scores cannot tell the samples from real images"),
     "not distinguishable": (0, "So few samples cannot be told from real images, which says little"),
-    "better than real images": (0, "The samples score better than real images, which is no praise"),
+    "better than real images": (0, "The samples score better than real images, which is no good sign"),
     UNKNOWN: (0, "How good the samples are could not be measured"),
 }
 # The scores beside MIND, as a sentence names them.
@@ -196,13 +196,16 @@ def _findings(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> Findin
 def _how_good(metrics: Mapping[str, Any], found: Findings) -> str:
     said, z, ratio = WORDS[found.word][1], metrics.get("mind_z"), metrics.get("mind_ratio")
     if z is not None:
-        side = f"{_number(abs(z))} deviations {'above' if z >= 0 else 'below'}"
+        side = f"{three_digits(abs(z))} deviations {'above' if z >= 0 else 'below'}"
         real = "that of as many real images"
         said += ": MIND " + (
-            f"lies {side} {real}" if ratio is None else f"is {_number(ratio)} times {real}, {side}"
+            f"lies {side} {real}"
+            if ratio is None
+            else f"is {three_digits(ratio)} times {real}, {side}"
         )
     if found.worst:
-        said += f", but {OTHERS[found.worst]} {_number(metrics[f'{found.worst}_z'])} deviations off"
+        off = three_digits(metrics[f"{found.worst}_z"])
+        said += f", but {OTHERS[found.worst]} is {off} deviations off"
     return f"{said} ({found.count:,} samples against {metrics.get('reference', 'real images')})"
 
 
@@ -227,6 +230,6 @@ def _memorised(metrics: Mapping[str, Any], found: Findings) -> str:
     return "Nothing suggests that they are copies of training images"
 
 
-def _number(value: float) -> str:
+def three_digits(value: float) -> str:
     """Three digits, and no more decimals than two."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:,.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}"
