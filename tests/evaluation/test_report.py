@@ -145,6 +145,12 @@ def test_the_verdict_comes_first(page: str) -> None:
     said = metrics.get("verdict") or verdict(metrics, training_facts(LOG, {}, "ema"))
     assert str(escape(said)) in page
     assert page.index(str(escape(said))) < page.index('<div class="cards">')
+    # What the evaluation said stands, whatever the log would add.
+    judged_already, diagnostics = (
+        metrics | {"verdict": "Good > bad."},
+        judged(drawn(30, seed=3)[0])[1],
+    )
+    assert "<p>Good &gt; bad.</p>" in rendered(metrics=judged_already, diagnostics=diagnostics)
 
 
 def test_each_score_stands_beside_what_real_images_score() -> None:
