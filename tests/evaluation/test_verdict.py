@@ -118,7 +118,14 @@ def test_few_samples_are_said_to_say_little() -> None:
 
 def test_another_score_that_is_worse_is_named_and_noise_is_not() -> None:
     worse = {"recall_z": 34.2, "recall_verdict": "far"}
-    assert "but recall is 34.2 deviations off" in verdict(GOOD | worse, LONG)
+    said = verdict(GOOD | worse, LONG)
+    assert said.startswith("The samples are far from real images: MIND is 1.02 times")
+    assert "and recall is 34.2 deviations off" in said
+    # A model that has seen little is far in whichever score says so.
+    assert "budget_kimg" in verdict(GOOD | worse, {"images_seen": 640})
+    pixels = {"pixels_frechet_z": 30.0, "pixels_frechet_verdict": "far"}
+    assert verdict(GOOD | pixels, {"images_seen": 640}).startswith("The samples are far")
+    assert "budget_kimg" not in verdict(GOOD | pixels, {"images_seen": 640})
     assert "recall" not in verdict(GOOD | FAR | worse, LONG)  # far is said already
     noise = {"recall_z": 3.0, "recall_verdict": "close"}
     assert "recall" not in verdict(GOOD | noise, LONG)

@@ -44,7 +44,8 @@ OTHERS = {
 class Findings:
     """What the rules look at."""
 
-    word: str  # of MIND
+    lead: str  # the word of the worst score
+    word: str  # the same without pixels, which have advice of their own
     count: int  # samples compared
     worst: str | None  # the score that says clearly worse than MIND does
     copies: bool
@@ -174,18 +175,23 @@ def _findings(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> Findin
     def number(name: str) -> float:
         return metrics.get(name) or 0
 
-    word = metrics.get("mind_verdict") or UNKNOWN
-    worst = max(OTHERS, key=lambda name: number(f"{name}_z"))
-    its_word = metrics.get(f"{worst}_verdict") or UNKNOWN
-    clear = number(f"{worst}_z") > CLEAR and WORDS[its_word][0] > WORDS[word][0]
+    words = {name: metrics.get(f"{name}_verdict") or UNKNOWN for name in ("mind", *OTHERS)}
+    worse = [
+        name
+        for name in OTHERS
+        if number(f"{name}_z") > CLEAR and WORDS[words[name]][0] > WORDS[words["mind"]][0]
+    ]
+    worse.sort(key=lambda name: -number(f"{name}_z"))
+    of_features = [name for name in worse if name != "pixels_frechet"]
     exact = number("copies_of_training") + number("mirrored_copies_of_training")
     classes_are_told = number("nearest_label_accuracy") >= SURE_OF_CLASSES and number(
         "num_samples"
     ) >= SAMPLES_PER_CLASS * number("num_classes")
     return Findings(
-        word=word,
+        lead=words[worse[0] if worse else "mind"],
+        word=words[of_features[0] if of_features else "mind"],
         count=metrics["num_samples"],
-        worst=worst if clear else None,
+        worst=worse[0] if worse else None,
         copies=bool(metrics.get("memorisation_suspected")) or exact > number("copies_in_held_out"),
         gap=number("denoising_gap"),
         missing_classes=classes_are_told * (number("num_classes") - number("classes_seen")),
@@ -197,7 +203,7 @@ def _findings(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> Findin
 
 
 def _how_good(metrics: Mapping[str, Any], found: Findings) -> str:
-    said, z, ratio = WORDS[found.word][1], metrics.get("mind_z"), metrics.get("mind_ratio")
+    said, z, ratio = WORDS[found.lead][1], metrics.get("mind_z"), metrics.get("mind_ratio")
     if z is not None:
         side = f"{three_digits(abs(z))} deviations {'above' if z >= 0 else 'below'}"
         real = "that of as many real images"
@@ -208,7 +214,7 @@ def _how_good(metrics: Mapping[str, Any], found: Findings) -> str:
         )
     if found.worst:
         off = three_digits(metrics[f"{found.worst}_z"])
-        said += f", but {OTHERS[found.worst]} is {off} deviations off"
+        said += f", and {OTHERS[found.worst]} is {off} deviations off"
     if "reference" in metrics:
         said += f" (against {metrics['reference']} and as many samples)"
     return said
