@@ -53,7 +53,7 @@ def test_a_perfect_model_has_a_z_of_unit_variance_from_a_pool_of_any_size(share:
     # Means of n numbers: fresh ones, beside those of 20 subsets of a pool that is drawn anew too.
     generator, found = np.random.default_rng(0), []
     count, pool = 50, round(50 / share)
-    for _ in range(1500):
+    for _ in range(800):
         real = generator.standard_normal(pool)
         floors = [generator.permutation(real)[:count].mean() for _ in range(20)]
         value = generator.standard_normal(count).mean()
