@@ -34,8 +34,8 @@ LONG = {"images_seen": 50_000_000, "falling": False}
 def test_the_whole_of_it_in_two_sentences() -> None:
     assert verdict(GOOD | FAR, {"images_seen": 28_096, "falling": True}) == (
         "The samples are far from real images: MIND is 15.2 times that of as many real images, 123 "
-        "deviations above (2,000 samples against 2,000 held-out images). Nothing suggests that "
-        "they are copies of training images; what to try next: a higher training.budget_kimg, "
+        "deviations above (against 2,000 held-out images and as many samples). Nothing suggests "
+        "that they are copies of training images; what to try next: a higher training.budget_kimg, "
         "because the model was still improving when training ended after 28,096 images."
     )
 
@@ -45,7 +45,11 @@ def test_the_whole_of_it_in_two_sentences() -> None:
     [
         ({"denoising_loss_held_out": None, **FAR}, LONG, "a lower learning rate"),
         ({"copies_of_training": 3}, LONG, "more training images, augmentation=flip"),
-        ({"near_copies": 41}, LONG, "more training images, augmentation=flip"),
+        (
+            {"copies_of_training": 2, "copies_in_held_out": 1},
+            LONG,
+            "more training images, augmentation=flip",
+        ),
         ({"memorisation_suspected": True}, LONG, "more training images, augmentation=flip"),
         (
             {"mind_verdict": "better than real images", "mind_z": -6.0},
@@ -83,29 +87,28 @@ def test_overfitting_is_not_answered_by_longer_training() -> None:
 
 
 def test_copies_are_said_and_counted_whatever_the_scores() -> None:
+    many = {"memorisation_suspected": True, "copies_of_training": 2, "near_copies": 1900}
+    mirrored = {"memorisation_suspected": True, "mirrored_copies_of_training": 7}
+    mirrored |= {"pixels_near_copies": 70, "pixels_near_copies_limit": 41}
     for others in ({}, FAR, CLOSE, {"mind_verdict": "better than real images"}):
-        said = verdict(GOOD | others | {"copies_of_training": 2, "near_copies": 1900}, LONG)
-        assert "copied: 1,900 lie nearer to a training image than 99% of new images do" in said
-        assert "where chance allows 40, and 2 equal one" in said
-        exact = verdict(GOOD | others | {"copies_of_training": 2}, LONG)
-        assert "Some are copies: 2 equal a training image" in exact
-    assert "as copies would;" in verdict(GOOD | {"memorisation_suspected": True}, LONG)
+        assert (
+            "copies of training images: 1,900 lie nearer to one training image than 99% of new "
+            "images do, where chance allows 40; 2 equal one; what to try next: more training images"
+        ) in verdict(GOOD | others | many, LONG)
+        said = verdict(GOOD | others | mirrored, LONG)
+        assert "70 lie nearer to one training image in pixels than 99%" in said
+        assert "7 equal one mirrored;" in said
+    assert "look at the pairs;" in verdict(GOOD | {"memorisation_suspected": True}, LONG)
     # As many as the held-out images have are the data set's own.
     doubled = {"copies_of_training": 4, "copies_in_held_out": 4}
     assert "Nothing suggests" in verdict(GOOD | doubled, LONG)
-
-
-def test_blurred_samples_are_not_called_copies() -> None:
-    said = verdict(GOOD | FAR | {"memorisation_suspected": True}, {"images_seen": 30_000})
-    assert "as copies or blur would" in said
-    assert "budget_kimg" in said
 
 
 def test_few_samples_are_said_to_say_little() -> None:
     few = {"num_samples": 300, "mind_verdict": "not distinguishable"}
     said = verdict(GOOD | few, LONG)
     assert said.startswith("So few samples cannot be told from real images, which says little")
-    assert "300 samples" in said
+    assert "300 samples show only large faults" in said
     # A missing class is chance among so few.
     assert "classes" not in verdict(GOOD | FAR | {"num_samples": 90, "classes_seen": 8}, LONG)
     # And where the nearest image's class is mostly wrong, nobody knows which are missing.
@@ -115,7 +118,14 @@ def test_few_samples_are_said_to_say_little() -> None:
 
 def test_another_score_that_is_worse_is_named_and_noise_is_not() -> None:
     worse = {"recall_z": 34.2, "recall_verdict": "far"}
-    assert "but recall is 34.2 deviations off" in verdict(GOOD | worse, LONG)
+    said = verdict(GOOD | worse, LONG)
+    assert said.startswith("The samples are far from real images: MIND is 1.02 times")
+    assert "and recall is 34.2 deviations off" in said
+    # A model that has seen little is far in whichever score says so.
+    assert "budget_kimg" in verdict(GOOD | worse, {"images_seen": 640})
+    pixels = {"pixels_frechet_z": 30.0, "pixels_frechet_verdict": "far"}
+    assert verdict(GOOD | pixels, {"images_seen": 640}).startswith("The samples are far")
+    assert "budget_kimg" not in verdict(GOOD | pixels, {"images_seen": 640})
     assert "recall" not in verdict(GOOD | FAR | worse, LONG)  # far is said already
     noise = {"recall_z": 3.0, "recall_verdict": "close"}
     assert "recall" not in verdict(GOOD | noise, LONG)
@@ -123,11 +133,10 @@ def test_another_score_that_is_worse_is_named_and_noise_is_not() -> None:
 
 def test_what_could_not_be_measured_is_not_made_up() -> None:
     assert verdict({"num_samples": 9}) == (
-        "How good the samples are could not be measured (9 samples against real images). Whether "
-        "they are copies was not measured."
+        "How good the samples are could not be measured. Whether they are copies was not measured."
     )
     lost = {"mind_ratio": None, "mind_z": None, "mind_verdict": None}
-    assert "could not be measured (2,000 samples" in verdict(GOOD | lost, LONG)
+    assert "could not be measured (against 2,000" in verdict(GOOD | lost, LONG)
     assert "MIND lies 0.40 deviations above that" in verdict(GOOD | {"mind_ratio": None}, LONG)
 
 

@@ -65,14 +65,20 @@ def render_report(
     facts = {**model, "provenance": None, **provenance, "samples": drawn}
     counts = diagnostics["class_counts"]
     scores = dict(_scores(metrics))
-    return pages.get_template("report.html").render(
+    return pages.get_template(
+        "report.html"
+    ).render(
         backbone=_short_type(model.get("backbone", {})),
         imported=provenance.get("imported_from"),
         train=train,
         metrics=metrics,
-        verdict=verdict(metrics, training_facts(training_log, provenance, drawn.get("weights"))),
+        verdict=metrics.get("verdict")
+        or verdict(metrics, training_facts(training_log, provenance, drawn.get("weights"))),
         scores=scores,
-        stamp=[f"{name} {value}" for name, value in flattened(evaluated.get("stamp", {}))],
+        stamp=[
+            f"{name} {value[:12] if len(value) == 64 else value}"  # of a hash its start
+            for name, value in flattened(evaluated.get("stamp", {}))
+        ],
         training=training_log[-1] if training_log else None,
         training_facts=_training_facts(training_log[-1]) if training_log else [],
         samples=make_grid(samples[:GRID_IMAGES]),

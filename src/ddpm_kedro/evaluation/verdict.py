@@ -44,11 +44,11 @@ OTHERS = {
 class Findings:
     """What the rules look at."""
 
-    word: str  # of MIND
+    lead: str  # the word of the worst score
+    word: str  # the same without pixels, which have advice of their own
     count: int  # samples compared
     worst: str | None  # the score that says clearly worse than MIND does
     copies: bool
-    blur_or_copies: bool  # near to training images in pixels, while far from real ones
     gap: float
     missing_classes: int
     broken: bool
@@ -175,22 +175,24 @@ def _findings(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> Findin
     def number(name: str) -> float:
         return metrics.get(name) or 0
 
-    word = metrics.get("mind_verdict") or UNKNOWN
-    worst = max(OTHERS, key=lambda name: number(f"{name}_z"))
-    its_word = metrics.get(f"{worst}_verdict") or UNKNOWN
-    clear = number(f"{worst}_z") > CLEAR and WORDS[its_word][0] > WORDS[word][0]
-    copies = number("copies_of_training") > number("copies_in_held_out")
-    copies |= number("near_copies") > number("near_copies_limit")
-    suspected, far = bool(metrics.get("memorisation_suspected")), word == "far"
+    words = {name: metrics.get(f"{name}_verdict") or UNKNOWN for name in ("mind", *OTHERS)}
+    worse = [
+        name
+        for name in OTHERS
+        if number(f"{name}_z") > CLEAR and WORDS[words[name]][0] > WORDS[words["mind"]][0]
+    ]
+    worse.sort(key=lambda name: -number(f"{name}_z"))
+    of_features = [name for name in worse if name != "pixels_frechet"]
+    exact = number("copies_of_training") + number("mirrored_copies_of_training")
     classes_are_told = number("nearest_label_accuracy") >= SURE_OF_CLASSES and number(
         "num_samples"
     ) >= SAMPLES_PER_CLASS * number("num_classes")
     return Findings(
-        word=word,
+        lead=words[worse[0] if worse else "mind"],
+        word=words[of_features[0] if of_features else "mind"],
         count=metrics["num_samples"],
-        worst=worst if clear else None,
-        copies=copies or (suspected and not far),
-        blur_or_copies=suspected and far and not copies,
+        worst=worse[0] if worse else None,
+        copies=bool(metrics.get("memorisation_suspected")) or exact > number("copies_in_held_out"),
         gap=number("denoising_gap"),
         missing_classes=classes_are_told * (number("num_classes") - number("classes_seen")),
         broken=metrics.get("denoising_loss_held_out", 0) is None,
@@ -201,7 +203,7 @@ def _findings(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> Findin
 
 
 def _how_good(metrics: Mapping[str, Any], found: Findings) -> str:
-    said, z, ratio = WORDS[found.word][1], metrics.get("mind_z"), metrics.get("mind_ratio")
+    said, z, ratio = WORDS[found.lead][1], metrics.get("mind_z"), metrics.get("mind_ratio")
     if z is not None:
         side = f"{three_digits(abs(z))} deviations {'above' if z >= 0 else 'below'}"
         real = "that of as many real images"
@@ -212,29 +214,29 @@ def _how_good(metrics: Mapping[str, Any], found: Findings) -> str:
         )
     if found.worst:
         off = three_digits(metrics[f"{found.worst}_z"])
-        said += f", but {OTHERS[found.worst]} is {off} deviations off"
-    return f"{said} ({found.count:,} samples against {metrics.get('reference', 'real images')})"
+        said += f", and {OTHERS[found.worst]} is {off} deviations off"
+    if "reference" in metrics:
+        said += f" (against {metrics['reference']} and as many samples)"
+    return said
 
 
 def _memorised(metrics: Mapping[str, Any], found: Findings) -> str:
     if "memorisation_suspected" not in metrics:
         return "Whether they are copies was not measured"
-    exact, near, limit = (
-        metrics.get(name) or 0
-        for name in ("copies_of_training", "near_copies", "near_copies_limit")
-    )
-    if near > limit:
-        return (
-            f"Some look copied: {near:,} lie nearer to a training image than 99% of new images do, "
-            f"where chance allows {limit:,}, and {exact:,} equal one"
-        )
-    if found.copies and exact:
-        return f"Some are copies: {exact:,} equal a training image"
-    if found.copies:
-        return "They lie nearer to training images than new images do, as copies would"
-    if found.blur_or_copies:
-        return "They lie nearer to training images than new images do, as copies or blur would"
-    return "Nothing suggests that they are copies of training images"
+    if not found.copies:
+        return "Nothing suggests that they are copies of training images"
+    said = []
+    for prefix, space in (("", ""), ("pixels_", " in pixels")):
+        near, limit = (metrics.get(f"{prefix}near_copies{end}") or 0 for end in ("", "_limit"))
+        if near > limit:
+            said.append(
+                f"{near:,} lie nearer to one training image{space} than 99% of new images do, "
+                f"where chance allows {limit:,}"
+            )
+    for name, text in (("copies_of", "equal one"), ("mirrored_copies_of", "equal one mirrored")):
+        if metrics.get(f"{name}_training"):
+            said.append(f"{metrics[f'{name}_training']:,} {text}")
+    return f"Some are probably copies of training images: {'; '.join(said) or 'look at the pairs'}"
 
 
 def three_digits(value: float) -> str:
