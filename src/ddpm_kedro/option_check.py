@@ -20,6 +20,7 @@ from ddpm_kedro.diffusion.precision import choose_device
 from ddpm_kedro.diffusion.samplers import Sampler
 from ddpm_kedro.diffusion.timesteps import TimestepSampling
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.features import FeatureExtractor
 from ddpm_kedro.parameters import Parameters
 from ddpm_kedro.training.lr_schedule import is_torch_scheduler
 from ddpm_kedro.training.settings import TrainingSettings
@@ -29,7 +30,7 @@ def check_options(parameters: Parameters) -> tuple[NoiseSchedule, Sampler]:
     """Build the chosen options once, and bind the arguments of those that are dear or need data.
 
     InputError for an unknown class or argument, or options that do not go together; else what
-    :func:`check_samplers` asks of: the schedule and the sampler of a training.
+    `check_samplers` asks of: the schedule and the sampler of a training.
     """
     training, sampling = parameters.training, parameters.sampling
     choose_device(parameters.device)
@@ -56,8 +57,8 @@ def check_options(parameters: Parameters) -> tuple[NoiseSchedule, Sampler]:
     with _named("lr_schedules", parameters.lr_schedule):
         made_by_torch = is_torch_scheduler(training.lr_schedule)
         build(training.lr_schedule, *([optimizer] if made_by_torch else []))
-    with _named("evaluation", "features"):
-        build(parameters.evaluation.features)
+    with _named("feature_extractors", parameters.features):
+        _check_features(parameters)
     _check_classes(parameters)
     with _named("samplers", parameters.sampler):
         own = _built(training, "sampler")
@@ -86,6 +87,16 @@ def check_samplers(parameters: Parameters, schedule: NoiseSchedule, own: Sampler
 def _built(training: TrainingSettings, name: str) -> Any:
     vet(getattr(training, name), KINDS[name], name)
     return build(getattr(training, name))
+
+
+def _check_features(parameters: Parameters) -> None:
+    """Whether what scores are made of is there, and sees images such as are asked for."""
+    vet(parameters.evaluation.features, FeatureExtractor, "features")
+    extractor = build(parameters.evaluation.features)
+    extractor.check()
+    # What is not asked for is not known before the images are there, and is refused then.
+    side = parameters.image_size or 256
+    extractor.for_images((parameters.preparation.channels or 3, side, side))
 
 
 def _check_trust(parameters: Parameters) -> None:

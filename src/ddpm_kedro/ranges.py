@@ -1,6 +1,6 @@
 """What a value may be, declared once: settings ask when they are made, pydantic when it reads YAML.
 
-A field such as `batch_size: Count` of a class derived from :class:`Settings` is checked by the same
+A field such as `batch_size: Count` of a class derived from `Settings` is checked by the same
 function in Python (`TrainingSettings(batch_size=0, ...)`) and in a tree of parameters, so that both
 take and refuse the same values with the same words.
 """
@@ -39,12 +39,9 @@ def checked(kind: Any, value: Any) -> Any:
 
 
 class Settings:
-    """Base of frozen dataclasses whose fields are checked, each by its annotation. None is taken
-    where that says so, and a mapping where it names other settings.
-
-    Raises:
-        InputError: one line with the key, the value and what would be right.
-    """
+    """Base of frozen dataclasses whose fields are checked, each by its annotation; InputError with
+    the key, the value and what would be right. None is taken where the annotation says so, and a
+    mapping where it names other settings."""
 
     section: ClassVar[str]  # of the parameters, for the message; an option says its class instead
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

@@ -64,16 +64,24 @@ def loss_figure(records: Iterable[Mapping[str, Any]]) -> Figure:
     """
     records = list(records)
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    images_seen, loss = _column(records, "loss")
+    images_seen, loss = column(records, "loss")
     if len(loss):
         curves["each record"] = images_seen, loss
         halflife = max(0.01 * (images_seen[-1] - images_seen[0]), 1.0)
         curves["training loss"] = images_seen, _smoothed(images_seen, loss, halflife)
-    images_seen, loss = _column(records, "held_out_loss")
+    images_seen, loss = column(records, "held_out_loss")
     if len(loss):
         curves["held-out loss"] = images_seen, loss
     titles = "Loss while training", "training images seen", "loss"
     return figure(*titles, curves, log_y=True, faint=["each record"])
+
+
+def quick_score_figure(records: Iterable[Mapping[str, Any]]) -> Figure:
+    """The score of a few samples against training images seen, from a training log."""
+    images_seen, score = column(records, "quick_score")
+    curves = {"quick score": (images_seen, score)} if len(score) else {}
+    titles = "Score while training", "training images seen", "MIND, few samples"
+    return figure(*titles, curves, log_y=True)
 
 
 def denoising_figure(losses: Mapping[str, DenoisingLoss]) -> Figure:
@@ -92,11 +100,13 @@ def denoising_figure(losses: Mapping[str, DenoisingLoss]) -> Figure:
     )
 
 
-def distance_figure(distances: Mapping[str, np.ndarray]) -> Figure:
+def distance_figure(
+    distances: Mapping[str, np.ndarray], x_title: str = "distance, grey levels (0-255)"
+) -> Figure:
     """Share of images (%) whose nearest training image is within a distance, for each set."""
     return figure(
         "Distance to the nearest training image",
-        "distance, grey levels (0-255)",
+        x_title,
         "images within that distance, %",
         {
             name: (np.sort(values), 100 * np.arange(1, len(values) + 1) / len(values))
@@ -105,7 +115,8 @@ def distance_figure(distances: Mapping[str, np.ndarray]) -> Figure:
     )
 
 
-def _column(records: list[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+def column(records: Iterable[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images seen and the value of `key` (both (n,)) of the records that have a finite one."""
     pairs = [(r["images_seen"], r[key]) for r in records if r.get(key) is not None]
     columns = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     columns = columns[np.isfinite(columns).all(axis=1)]

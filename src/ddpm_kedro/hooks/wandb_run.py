@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 from kedro.framework.hooks import hook_impl
+from PIL import Image
 
 from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.files import Receipt
@@ -18,11 +20,10 @@ from ddpm_kedro.hooks.stage_lines import path_of
 from ddpm_kedro.hooks.wandb_recording import Recording
 from ddpm_kedro.hooks.wandb_service import is_installed
 from ddpm_kedro.hooks.wandb_settings import WandbSettings, numbers, recorded
-from ddpm_kedro.images.grid import make_grid
+from ddpm_kedro.images.grid import make_grid, spread
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
-    from PIL import Image
 
 LOGGER = logging.getLogger(__name__)
 
@@ -33,11 +34,8 @@ _MARKS = ("image", "model", "metrics", "artifact")
 class WandbHook:
     """Records pipeline runs in Weights & Biases, as conf/*/wandb.yml says (docs/wandb.md).
 
-    What is logged of a dataset stands in the catalog::
-
-        metadata: {wandb: {type: image | model | metrics | artifact, aliases: [latest]}}
-
-    An ``image`` is logged when it is first saved or loaded, the others when they are saved.
+    What is logged of a dataset stands in the catalog, as in `metadata: {wandb: {type: image}}`. An
+    image is logged when it is first saved or loaded, all else when it is saved.
     """
 
     def __init__(self) -> None:
@@ -77,7 +75,10 @@ class WandbHook:
         text = yaml.safe_dump(parameters, sort_keys=False, allow_unicode=True)
         self._recording.text_file("parameters", "parameters.yml", "parameters", text)
         if trains:
-            self._attach()
+            with _spared(_TRACKER):
+                tracker = catalog.load(_TRACKER)
+                tracker.attach(self._recording)
+                self._tracker = tracker
 
     @hook_impl
     def after_dataset_loaded(self, dataset_name: str, data: Any) -> None:
@@ -102,14 +103,6 @@ class WandbHook:
         """End the run after Ctrl-C (130) or SIGTERM (143), of which our session tells us."""
         self._end(exit_code)
 
-    def _attach(self) -> None:
-        try:
-            tracker = self._catalog.load(_TRACKER)
-            tracker.attach(self._recording)
-            self._tracker = tracker
-        except Exception as error:
-            _skip(_TRACKER, error)
-
     def _end(self, exit_code: int) -> None:
         recording, self._recording = self._recording, None
         tracker, self._tracker = self._tracker, None
@@ -121,28 +114,25 @@ class WandbHook:
         self._catalog = None
 
     def _log(self, name: str, data: Any, kinds: Collection[str]) -> None:
-        """Log what was loaded or saved if its mark is one of `kinds`; a failure is a warning."""
+        """Log what was loaded or saved if its mark is one of `kinds`."""
         mark = _mark(self._catalog, name)
         if mark.get("type") not in kinds:
             return
-        try:
+        with _spared(name):
             if mark["type"] == "image":
                 self._log_image(name, data)
             elif mark["type"] == "metrics":
                 metrics = data if isinstance(data, Mapping) else self._catalog.load(name)
                 self._recording.summary({name: numbers(metrics)})
             else:
-                dataset, facts = self._catalog[name], {}
-                path = path_of(dataset)
+                path, facts = path_of(self._catalog[name]), {}
                 if isinstance(data, Receipt):
                     path, facts = data.path, numbers(data.facts)
                 if path is None:
-                    kind = type(dataset).__name__
+                    kind = type(self._catalog[name]).__name__
                     raise TypeError(f"{kind} is no local file, so no artifact")
                 kind = "model" if mark["type"] == "model" else name
                 self._recording.file(name, path, kind, mark.get("aliases", ()), facts)
-        except Exception as error:
-            _skip(name, error)
 
     def _log_image(self, name: str, data: Any) -> None:
         if name in self._seen_images:
@@ -157,7 +147,7 @@ class WandbHook:
 
 
 def _check_marks(catalog: Any, pipeline: Any) -> None:
-    """InputError before any work where ``metadata: {wandb: ...}`` has a type that is not known."""
+    """InputError before any work where `metadata: {wandb: ...}` has a type that is not known."""
     for name in sorted(pipeline.datasets()):
         mark = _mark(catalog, name)
         if mark and mark.get("type") not in _MARKS:
@@ -173,19 +163,20 @@ def _mark(catalog: Any, name: str) -> Mapping[str, Any]:
     return metadata.get("wandb") or {}
 
 
-def _skip(name: str, error: Exception) -> None:
-    LOGGER.warning("W&B: %s is not logged: %s: %s", name, type(error).__name__, error)
+@contextlib.contextmanager
+def _spared(name: str) -> Iterator[None]:
+    """What cannot be logged is one warning, and the run goes on."""
+    try:
+        yield
+    except Exception as error:
+        LOGGER.warning("W&B: %s is not logged: %s: %s", name, type(error).__name__, error)
 
 
 def _picture(data: Any, num_images: int) -> Image.Image | None:
     """A picture of `data`, or None where it is neither one nor a batch of images, uint8 (N, C, H,
     W), of which those shown are spread evenly over the whole."""
-    from PIL import Image
-
     if isinstance(data, Image.Image):
         return data
     batch = getattr(data, "images", data)
-    if not isinstance(batch, np.ndarray) or batch.ndim != 4:
-        return None
-    rows = np.linspace(0, len(batch) - 1, min(num_images, len(batch))).round().astype(np.int64)
-    return make_grid(batch[rows])
+    is_batch = isinstance(batch, np.ndarray) and batch.ndim == 4
+    return make_grid(spread(batch, num_images)) if is_batch else None
