@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "ddpm_kedro"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Rooms that speak it; "" are the modules at the top
-ROOMS = ("", "images", "datasets", "framework", "hooks", "pipelines")
+ROOMS = ("", "images", "datasets", "diffusion", "framework", "hooks", "pipelines")
 # Rooms whose logging is still converted
 OTHER_LOGGING = ("evaluation",)
 
