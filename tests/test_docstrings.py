@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "ddpm_kedro"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Rooms that speak it; "" are the modules at the top
-ROOMS = ("", "images", "datasets", "framework", "hooks", "pipelines")
+ROOMS = ("", "images", "datasets", "diffusion", "evaluation", "framework", "hooks", "pipelines")
 
 FOREIGN = {
     "a section": re.compile(r"^\s*(Args|Arguments|Attributes|Raises|Returns|Yields)\s*:\s*$", re.M),
