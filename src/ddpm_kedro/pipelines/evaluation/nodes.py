@@ -35,7 +35,7 @@ def evaluate_samples(
     feature_store: FeatureStore,
     parameters: EvaluationSettings,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metrics, flat numbers, see `ddpm_kedro.evaluation.metric_names`, and diagnostics, plain
+    """Metrics, flat numbers, see `evaluation.metric_names`, and diagnostics, plain
     data for the report, what the model is included, and what was judged. InputError where samples,
     model, training images and training log do not belong together."""
     check_samples(samples_card, samples, model, train_images)
