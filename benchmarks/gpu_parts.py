@@ -401,7 +401,7 @@ def long_training(options: Options) -> dict[str, Any]:
     metrics, _ = evaluate(samples, images, test, model.denoiser, settings)
     seen = records[-1]["images_seen"]
     what = f"{network}, {seen:,} of {budget:,} images"
-    distance, floor = metrics["frechet_distance"], metrics["frechet_floor"]
+    distance, floor = metrics["frechet"], metrics["frechet_floor"]
     return {
         "table": [
             [f"{what}, training", _images_per_second(records), ""],
