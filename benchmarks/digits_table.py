@@ -27,7 +27,6 @@ from page import PAGE, replace_section
 
 from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.model import Model, load_model
-from ddpm_kedro.evaluation.distribution import FLOOR_DRAWS
 from ddpm_kedro.evaluation.features import PrincipalComponents
 from ddpm_kedro.evaluation.frechet import Gaussian, expected_bias, frechet_distance
 from ddpm_kedro.images import Digits
@@ -188,12 +187,14 @@ class Benchmark:
 
     def scores(self, images: np.ndarray) -> dict[str, Any]:
         """Frechet distances to the training images and to the held-out ones."""
-        drawn = Gaussian.of(self.extractor.features(images))
-        held_out = Gaussian.of(self.extractor.features(self.test_images.images))
-        real = np.concatenate(list(self.extractor.features(self.train_images.images)))
-        generator, count = np.random.default_rng(0), min(len(images), len(real))
-        sets = [real[generator.permutation(len(real))[:count]] for _ in range(FLOOR_DRAWS)]
-        floors = [frechet_distance(Gaussian.of([one]), held_out) for one in sets]
+
+        def gaussian(rows: np.ndarray) -> Gaussian:
+            return Gaussian.of(self.extractor.features(rows))
+
+        drawn, held_out = gaussian(images), gaussian(self.test_images.images)
+        train = self.train_images.images
+        orders = np.random.default_rng(0).permuted(np.tile(np.arange(len(train)), (16, 1)), axis=1)
+        floors = [frechet_distance(gaussian(train[o[: len(images)]]), held_out) for o in orders]
         return {
             "frechet_distance": frechet_distance(drawn, self.real),
             "frechet_distance_held_out": frechet_distance(drawn, held_out),

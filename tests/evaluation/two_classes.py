@@ -50,6 +50,7 @@ def judged(samples: np.ndarray, **changes: Any) -> tuple[dict[str, Any], dict[st
         "test": image_set(300, seed=2),
         "denoiser": Denoiser(Constant(), CosineSchedule(), VPrediction()),
     }
+    store = changes.pop("store", None)
     sets |= {name: changes.pop(name) for name in sets if name in changes}
     values: dict[str, Any] = {
         "features": {"type": "ddpm_kedro.PrincipalComponents", "num_components": 6},
@@ -62,4 +63,5 @@ def judged(samples: np.ndarray, **changes: Any) -> tuple[dict[str, Any], dict[st
         "seed": 0,
         "device": "cpu",
     }
-    return evaluate(samples, **sets, settings=EvaluationSettings(**{**values, **changes}))
+    settings = EvaluationSettings(**{**values, **changes})
+    return evaluate(samples, **sets, settings=settings, store=store)

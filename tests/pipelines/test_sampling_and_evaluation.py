@@ -143,6 +143,7 @@ def catalog(tmp_path: Path) -> DataCatalog:
             "sample_grid": PictureFile(filepath=str(tmp_path / "sample_grid.png")),
             "metrics": MetricsFile(filepath=str(tmp_path / "metrics.json")),
             "diagnostics": DiagnosticsFile(filepath=str(tmp_path / "diagnostics.json")),
+            "feature_store": MemoryDataset(FeatureStore(tmp_path / "features"), copy_mode="assign"),
             "report": TextFile(filepath=str(tmp_path / "report.html")),
         }
     )
@@ -164,7 +165,15 @@ def test_both_stages_write_what_the_contract_names(catalog: DataCatalog, tmp_pat
     assert metrics["num_samples"] == 10
     assert metrics["features"] == "pixels: 4 principal components"
     assert metrics["samples_of_even"] + metrics["samples_of_odd"] == 10
-    assert all(isinstance(value, (int, float, str)) for value in metrics.values())
+    assert metrics["recall_z"] is None  # ten random images have all the others around them
+    assert "nothing is known of chance" in metrics["skipped_recall_z"]
+    diagnostics = json.loads((tmp_path / "diagnostics.json").read_text())
+    stamp = diagnostics["evaluated"]["stamp"]
+    assert stamp["stamp"] == metrics["stamp"]
+    assert (
+        (stamp["n"], stamp["reference"]) == (10, "10 held-out images") == (10, metrics["reference"])
+    )
+    assert (stamp["steps"], stamp["seed"], stamp["weights"]) == (2, 5, "ema")
     page = (tmp_path / "report.html").read_text()
     assert "CompactUNet trained on 30 images of 8 x 8 pixels" in page
     assert "SGD(lr=0.25)" in page

@@ -140,14 +140,18 @@ def _distance_figures(nearest: Mapping[str, Closeness]) -> dict[str, Figure]:
 
 def _finite(metrics: Metrics) -> Metrics:
     """Replace numbers that are none, which JSON cannot say, and give the reason beside them."""
-    broken = [n for n, v in metrics.items() if isinstance(v, float) and not math.isfinite(v)]
-    for name in broken:
-        LOGGER.warning("%s came out as %s", name, metrics[name])
-    return (
-        metrics
-        | dict.fromkeys(broken)
-        | {f"skipped_{name}": f"it came out as {metrics[name]}" for name in broken}
-    )
+    reasons = {
+        name: "all sets of real images score the same, so nothing is known of chance"
+        if name.endswith("_z")
+        else f"it came out as {value}"
+        for name, value in metrics.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
+    for name, reason in reasons.items():
+        if not name.endswith("_z"):
+            LOGGER.warning("%s: %s, the model's answers are not finite numbers", name, reason)
+    skipped = {f"skipped_{name}": reason for name, reason in reasons.items()}
+    return metrics | dict.fromkeys(reasons) | skipped
 
 
 def _log(metrics: Mapping[str, Any]) -> None:
