@@ -142,7 +142,8 @@ def load_model(
     """Read a model file. Nothing in it is executed: it may only name classes to build.
 
     Args:
-        weights: which set of weights, such as "ema" or "raw".
+        weights: which set of weights, such as "ema" or "raw"; "best" are the averages with the
+            lowest quick score in training, which may be the last ones, "ema".
         trusted_modules: module prefixes besides this package's own whose classes the file may name.
 
     Raises:
@@ -154,8 +155,12 @@ def load_model(
     try:
         spec = ModelSpec.from_dict(header["spec"])
         sets = header["weights"]
+        if weights == "best" and _last_is_best(spec):
+            weights = "ema"
         if weights not in sets:
-            raise InputError(f"no weights {weights!r}, it has {', '.join(map(str, sets))}")
+            why = " (its training made no quick scores, evaluation.every_kimg)"
+            why, listed = why if weights == "best" else "", ", ".join(map(str, sets))
+            raise InputError(f"no weights {weights!r}{why}, it has {listed}")
         trusted = (*OWN_MODULES, *trusted_modules)
         with torch.device("meta"):  # no memory but the file's own, whatever sizes the spec claims
             network = spec.build("backbone", trusted)
@@ -171,3 +176,9 @@ def load_model(
         return model
     except InputError as error:
         raise InputError(f"model file {path}: {error}") from error
+
+
+def _last_is_best(spec: ModelSpec) -> bool:
+    """Whether the state at the end of training had its lowest quick score."""
+    best = spec.provenance.get("best_images_seen")
+    return best is not None and best == spec.provenance.get("images_seen")
