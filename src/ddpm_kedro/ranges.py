@@ -8,6 +8,7 @@ take and refuse the same values with the same words.
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 import re
 import types
@@ -101,7 +102,7 @@ def number(kind: type[int] | type[float], **bounds: float) -> Check:
 
     def check(value: Any) -> float:
         require(not isinstance(value, bool), "give a number")  # Python takes True for 1
-        require(isinstance(value, int | float | str), f"input should be a valid {what}")
+        require(isinstance(value, numbers.Real | str), f"input should be a valid {what}")
         try:
             found = kind(value)
             is_finite = kind is int or math.isfinite(found)
