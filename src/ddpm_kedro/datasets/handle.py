@@ -9,8 +9,6 @@ from kedro.io import DatasetError
 
 from ddpm_kedro.construction import build
 from ddpm_kedro.datasets.local_entry import LocalEntry
-from ddpm_kedro.errors import InputError
-from ddpm_kedro.images.source import ImageSource
 
 _OF_ENTRY = ("path", "version", "credentials", "metadata")
 
@@ -47,23 +45,3 @@ class Handle(LocalEntry):
 
     def _describe(self) -> dict[str, Any]:
         return self._option
-
-
-class RawImages(Handle):
-    """A handle on images as they were published or collected, an `ImageSource`."""
-
-    def load(self) -> ImageSource:
-        """The source; InputError as a handle's, or where the type makes something else."""
-        source = super().load.__wrapped__(self)
-        if not isinstance(source, ImageSource):
-            raise InputError(
-                f"dataset type={self._option['type']} is not an ImageSource; "
-                "ddpm_kedro.images.ImageFolder is one"
-            )
-        return source
-
-    def _exists(self) -> bool:
-        try:
-            return bool(self.load.__wrapped__(self).splits())
-        except InputError:
-            return False

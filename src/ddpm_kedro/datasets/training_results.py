@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from ddpm_kedro.diffusion.model import Model
 
-_CURVES = {"loss": "training", "held_out_loss": "held out"}
 _NAME = re.compile(r"preview_(\d+)\.png")
 
 
@@ -73,23 +72,11 @@ class JSONLines(LocalEntry):
         with open(data.path, "rb") as log, writing(self._path), atomic_write(self._path) as copy:
             shutil.copyfileobj(log, copy)
 
-    def preview(self, max_points: int = 1000) -> PlotlyPreview:
-        """The loss against images seen as a Plotly figure, on a logarithmic axis; of a
-        log longer than `max_points`, every n-th record is shown."""
-        if not self._exists():
-            return {}
-        records = self.load()
-        curves = []
-        for key, name in _CURVES.items():
-            points = [r for r in records if r.get(key) is not None and "images_seen" in r]
-            points = points[:: max(1, -(-len(points) // max_points))]
-            if points:
-                mode = "lines+markers" if len(points) < 50 else "lines"
-                x, y = ([point[axis] for point in points] for axis in ("images_seen", key))
-                curves.append({"type": "scatter", "mode": mode, "name": name, "x": x, "y": y})
-        loss_axis = {"title": {"text": "loss"}, "type": "log"}
-        layout = {"xaxis": {"title": {"text": "training images seen"}}, "yaxis": loss_axis}
-        return {"data": curves, "layout": layout}
+    def preview(self) -> PlotlyPreview:
+        """The report's figure of the loss against images seen."""
+        from ddpm_kedro.evaluation.curves import loss_figure
+
+        return loss_figure(self.load()) if self._exists() else {}
 
 
 class PreviewFolder(LocalEntry):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +57,14 @@ def render_report(
         keep_trailing_newline=True,
     )
     pages.filters |= {"readable": readable, "short_number": short_number, "png": _png}
-    pages.filters |= {"plus_minus": plus_minus, "digits": three_digits}
+    pages.filters["digits"] = three_digits
     model = diagnostics.get("model", {})
     provenance = model.get("provenance", {})
     evaluated = diagnostics.get("evaluated", {})
     drawn = evaluated.get("samples", {})
     facts = {**model, "provenance": None, **provenance, "samples": drawn}
     counts = diagnostics["class_counts"]
-    order = {name: place for place, name in enumerate(EXPLANATIONS)}
     scores = dict(_scores(metrics))
-    listed = metrics.keys() - {"verdict", *(f"{name}_{part}" for name in scores for part in PARTS)}
     return pages.get_template("report.html").render(
         backbone=_short_type(model.get("backbone", {})),
         imported=provenance.get("imported_from"),
@@ -74,7 +72,7 @@ def render_report(
         metrics=metrics,
         verdict=verdict(metrics, training_facts(training_log, provenance, drawn.get("weights"))),
         scores=scores,
-        stamp=list(flattened(evaluated.get("stamp", {}))),
+        stamp=[f"{name} {value}" for name, value in flattened(evaluated.get("stamp", {}))],
         training=training_log[-1] if training_log else None,
         training_facts=_training_facts(training_log[-1]) if training_log else [],
         samples=make_grid(samples[:GRID_IMAGES]),
@@ -90,7 +88,7 @@ def render_report(
             if name.startswith("nearest_training")
         ],
         closest=[
-            (pair, _side_by_side(samples[pair["sample"]], train.images[pair["training"]]))
+            (pair, make_grid(np.stack([samples[pair["sample"]], train.images[pair["training"]]])))
             for pair in diagnostics["closest"]
         ],
         denoising_chart=chart(diagnostics["figures"]["denoising"]),
@@ -98,10 +96,7 @@ def render_report(
         most_of_a_class=max(1, *counts.values()) if counts else 1,
         most_bars=MOST_BARS,
         facts=list(flattened(facts)),
-        meanings=[
-            (name, _meaning(name))
-            for name in sorted(listed, key=lambda name: (order.get(name, len(order)), name))
-        ],
+        meanings=list(_meanings(metrics, scores)),
     )
 
 
@@ -109,21 +104,23 @@ def _scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the scores that were measured, by name: what a standing says, and its strip."""
     for name in SCORES:
         score = {part: metrics.get(f"{name}_{part}") for part in PARTS}
-        score["value"] = metrics.get(name)
-        numbers = [score[part] for part in ("value", "interval", "floor", "floor_std")]
-        if None not in numbers:
-            yield name, score | {"strip": strip(*numbers, name in LARGER_IS_BETTER)}
+        score["value"] = value = metrics.get(name)
+        interval, floor = score["interval"], (score["floor"], score["floor_std"])
+        if None not in (value, interval, *floor, score["z"]):
+            score["samples"], score["real"] = plus_minus(value, interval), plus_minus(*floor)
+            score["strip"] = strip(value, interval, *floor, name in LARGER_IS_BETTER)
+            yield name, score
 
 
-def _meaning(metric: str) -> str:
-    try:
-        return explanation(metric)
-    except KeyError:  # of another version of this library
-        return ""
-
-
-def _side_by_side(*images: np.ndarray) -> Image.Image:
-    return make_grid(np.stack(images), columns=len(images))
+def _meanings(metrics: Mapping[str, Any], scores: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield every metric that the table of `scores` does not show, and what it means."""
+    shown = {"verdict", *(f"{name}_{part}" for name in scores for part in PARTS)}
+    order = {name: place for place, name in enumerate(EXPLANATIONS)}
+    for name in sorted(metrics.keys() - shown, key=lambda name: (order.get(name, 999), name)):
+        try:
+            yield name, explanation(name)
+        except KeyError:  # of another version of this library
+            yield name, ""
 
 
 def _training_facts(record: Mapping[str, Any]) -> list[str]:

@@ -48,7 +48,11 @@ def prepare(
     too many are broken, some have labels and some have none, a split stays empty, or there is no
     room for them.
     """
-    splits, kind = source.splits(), f"{type(source).__module__}.{type(source).__qualname__}"
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    if not isinstance(source, ImageSource):
+        one = "ddpm_kedro.images.ImageFolder is one"
+        raise InputError(f"dataset type={kind} is not an ImageSource; {one}")
+    splits = source.splits()
     if not isinstance(splits, Mapping) or not isinstance(getattr(source, "name", None), str):
         raise InputError(
             f"{kind}: a source has a name, and splits() gives a mapping such as "

@@ -88,7 +88,7 @@ class Published(NetworkFeatures):
                 torch.hub.download_url_to_file(self.url, str(path), self._hash_in_name())
             content = path.read_bytes()
         except (OSError, RuntimeError) as error:
-            why = getattr(error, "strerror", None) or error
+            why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
             if self.weights is not None:
                 raise self._refusal(f"cannot be read ({why})") from error
             raise InputError(
