@@ -160,6 +160,8 @@ class Benchmark:
             "conditional": conditional,
             "precision": self.options.precision,
             "preview_every_kimg": None,
+            "score_every_kimg": None,
+            "features": tables["feature_extractors"]["pixels"],
             "held_out_fraction": 0.0,
             "num_previews": 1,
         }  # fmt: skip

@@ -58,6 +58,7 @@ def judged(samples: np.ndarray, **changes: Any) -> tuple[dict[str, Any], dict[st
         "neighbour_images": 2048,
         "denoising_images": 16,
         "noise_levels": 3,
+        "every_kimg": None,
         "batch_size": 256,
         "precision": "fp32",
         "seed": 0,

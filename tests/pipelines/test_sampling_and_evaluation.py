@@ -66,6 +66,7 @@ def evaluation_parameters(**changes: Any) -> EvaluationSettings:
             "neighbour_images": 100,
             "denoising_images": 4,
             "noise_levels": 3,
+            "every_kimg": None,
             "batch_size": 4,
             "precision": "fp32",
             "seed": 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from ddpm_kedro.ranges import Count, Device, Option, Precision, Seed, Settings, number
+from ddpm_kedro.ranges import Count, Device, Option, Positive, Precision, Seed, Settings, number
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class EvaluationSettings(Settings):
     """Images of each split on which the denoising loss is measured."""
     noise_levels: Annotated[int, number(int, least=3)]
     """Levels of noise at which it is measured."""
+    every_kimg: Positive | None
+    """Thousands of images between quick scores while training; None: no such scores."""
     batch_size: Count
     """Images in one forward pass of the network; it changes memory and speed only."""
     precision: Precision
