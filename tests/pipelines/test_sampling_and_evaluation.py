@@ -136,14 +136,13 @@ def catalog(tmp_path: Path) -> DataCatalog:
             ),
             "params:sampling": MemoryDataset(sampling_parameters()),
             "params:evaluation": MemoryDataset(evaluation_parameters()),
-            "feature_store": MemoryDataset(FeatureStore(tmp_path / "features")),
+            "feature_store": MemoryDataset(FeatureStore(tmp_path / "features"), copy_mode="assign"),
             "samples": NumpyFile(filepath=str(tmp_path / "samples.npy"), written_by="sampling"),
             "samples_card": JSONFile(
                 filepath=str(tmp_path / "samples_card.json"), written_by="sampling,evaluation"
             ),
             "sample_grid": PictureFile(filepath=str(tmp_path / "sample_grid.png")),
             "metrics": MetricsFile(filepath=str(tmp_path / "metrics.json")),
-            "diagnostics": DiagnosticsFile(filepath=str(tmp_path / "diagnostics.json")),
             "feature_store": MemoryDataset(FeatureStore(tmp_path / "features"), copy_mode="assign"),
             "report": TextFile(filepath=str(tmp_path / "report.html")),
         }
