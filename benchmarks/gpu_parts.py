@@ -396,12 +396,13 @@ def long_training(options: Options) -> dict[str, Any]:
         max_images=10_000,
         neighbour_images=8 if options.tiny else 1024,
         denoising_images=8 if options.tiny else 256,
-        noise_levels=12, batch_size=256, precision="fp32", seed=0, device=str(device),
+        noise_levels=12, every_kimg=None, batch_size=256,
+        precision="fp32", seed=0, device=str(device),
     )  # fmt: skip
     metrics, _ = evaluate(samples, images, test, model.denoiser, settings)
     seen = records[-1]["images_seen"]
     what = f"{network}, {seen:,} of {budget:,} images"
-    distance, floor = metrics["frechet_distance"], metrics["frechet_floor"]
+    distance, floor = metrics["frechet"], metrics["frechet_floor"]
     return {
         "table": [
             [f"{what}, training", _images_per_second(records), ""],

@@ -34,6 +34,7 @@ PLAIN_TRAINING: dict[str, Any] = {
     "micro_batch_size": None, "lanes": None, "init_from": None, "clip_norm": None,
     "conditional": False, "label_dropout": 0.0, "held_out_fraction": 0.0, "held_out_images": 1024,
     "log_every_kimg": 10.0, "preview_every_kimg": None, "checkpoint_every_kimg": 100.0,
+    "score_every_kimg": None, "features": {"type": "ddpm_kedro.PrincipalComponents"},
     "keep_checkpoints": 3, "keep_trainings": None, "num_previews": 64, "max_skipped_updates": 50,
     "distributed": {
         "workers": 1, "nodes": 1, "rendezvous": None, "wait_minutes": 10, "max_restarts": 3,

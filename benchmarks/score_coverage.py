@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections import defaultdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,15 @@ import numpy as np
 import torch
 from measurement import RESULTS, machine, markdown_table, save_results, versions
 
-from ddpm_kedro.evaluation.distribution import FLOOR_DRAWS, distribution_scores
+from ddpm_kedro.evaluation.distribution import FLOOR_DRAWS, SCORES, distribution_scores
+from ddpm_kedro.evaluation.features import EfficientNetLite
+from ddpm_kedro.evaluation.features.extractor import features_of
 from ddpm_kedro.evaluation.sets import POOL_SIZE
 from ddpm_kedro.evaluation.standing import Standing
+from ddpm_kedro.images import ParquetImages
+from ddpm_kedro.images.decoding import decode
+
+FEATURES: list[np.ndarray] = []  # of all images, inherited by the workers
 
 
 def deviations(standing: Standing, share: float) -> tuple[float, float]:
@@ -36,26 +42,22 @@ def deviations(standing: Standing, share: float) -> tuple[float, float]:
     return math.sqrt(max(stated, 0.0)), fresh
 
 
-def coverage(features: np.ndarray, count: int, draws: int) -> list[dict[str, Any]]:
-    """One row for each score, of `draws` draws with `count` samples."""
-    pool = min(POOL_SIZE * count, len(features) - 2 * count)
-    found: dict[str, list[Standing]] = defaultdict(list)
-    for draw in range(draws):
-        order = np.random.default_rng((count, draw)).permutation(len(features))
-        parts = np.split(features[order[: 2 * count + pool]], [count, 2 * count])
-        for name, standing in distribution_scores(*parts, seed=draw).items():
-            found[name].append(standing)
-    return [_row(name, standings, count, pool) for name, standings in found.items()]
+def one_draw(count: int, draw: int) -> dict[str, Standing]:
+    """Scores of `count` real images, beside the floor of others."""
+    (features,) = FEATURES
+    order = np.random.default_rng((count, draw)).permutation(len(features))
+    parts = np.split(features[order[: (2 + POOL_SIZE) * count]], [count, 2 * count])
+    return distribution_scores(*parts, seed=draw)
 
 
-def _row(name: str, standings: list[Standing], count: int, pool: int) -> dict[str, Any]:
+def row(name: str, standings: list[Standing], count: int) -> dict[str, Any]:
+    """Of one score: how often it held the floor, and how well it knows its deviation."""
     gaps = np.array([(one.value - one.floor, one.interval) for one in standings])
-    stated, fresh = np.transpose([deviations(one, count / pool) for one in standings])
+    stated, fresh = np.transpose([deviations(one, 1 / POOL_SIZE) for one in standings])
     z = np.array([one.z for one in standings])
     return {
         "score": name,
         "n": count,
-        "pool": pool,
         "draws": len(standings),
         "held": int((abs(gaps[:, 0]) <= gaps[:, 1]).sum()),
         "floor_below": int((gaps[:, 0] > gaps[:, 1]).sum()),
@@ -69,6 +71,15 @@ def _row(name: str, standings: list[Standing], count: int, pool: int) -> dict[st
     }
 
 
+def features_of_photos(path: Path) -> np.ndarray:
+    """The default network's features of all photos below a folder, held-out or not."""
+    source = ParquetImages(path)
+    pixels = [
+        decode(raw.load()[0], None, 3) for split in source.splits for raw in source.read(split)
+    ]
+    return features_of(EfficientNetLite(), np.stack(pixels))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     source = parser.add_mutually_exclusive_group(required=True)
@@ -76,22 +87,35 @@ def main() -> None:
     source.add_argument("--images", type=Path, help="folder of Parquet files of real images")
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 2000])
     parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    described, began = machine(torch.device("cpu")), time.process_time()
-    features = np.concatenate([np.load(path) for path in arguments.features])
-    rows = [row for n in arguments.counts for row in coverage(features, n, arguments.draws)]
+    described, began = machine(torch.device("cpu")), time.perf_counter()
+    if arguments.images:
+        FEATURES.append(features_of_photos(arguments.images))
+    else:
+        FEATURES.append(np.concatenate([np.load(path) for path in arguments.features]))
+    wanted = [(count, draw) for count in arguments.counts for draw in range(arguments.draws)]
+    with get_context("fork").Pool(arguments.workers) as pool:
+        found = dict(zip(wanted, pool.starmap(one_draw, wanted, chunksize=1), strict=True))
+    rows = [
+        row(name, [found[count, draw][name] for draw in range(arguments.draws)], count)
+        for count in arguments.counts
+        for name in SCORES
+    ]
     results = {
         "machine": described,
         "versions": versions(),
-        "images": len(features),
-        "processor_seconds": round(time.process_time() - began),
+        "images": len(FEATURES[0]),
+        "features": FEATURES[0].shape[1],
+        "pool": f"{POOL_SIZE} n",
+        "seconds": round(time.perf_counter() - began),
         "rows": rows,
     }
     save_results("score_coverage", results, arguments.results)
-    header = [key for key in rows[0] if key not in ("pool", "draws")]
-    print(markdown_table(header, [[row[key] for key in header] for row in rows]))
+    header = [key for key in rows[0] if key != "draws"]
+    print(markdown_table(header, [[one[key] for key in header] for one in rows]))
 
 
 if __name__ == "__main__":

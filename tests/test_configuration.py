@@ -377,7 +377,7 @@ RANGES: dict[type, dict[str, list[Any]]] = {
         **dict.fromkeys(
             (
                 "budget_kimg", "max_minutes", "clip_norm", "log_every_kimg", "preview_every_kimg",
-                "checkpoint_every_kimg",
+                "checkpoint_every_kimg", "score_every_kimg",
             ),
             AMOUNT,
         ),
@@ -415,6 +415,7 @@ RANGES: dict[type, dict[str, list[Any]]] = {
         "features": OPTION,
         **{key: [*COUNT, 2] for key in ("max_images", "neighbour_images", "denoising_images")},
         "noise_levels": [*COUNT, 2, 3],
+        "every_kimg": AMOUNT,
         "batch_size": COUNT,
         "precision": PRECISION,
         "seed": SEED,

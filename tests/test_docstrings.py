@@ -12,9 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "ddpm_kedro"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Rooms that speak it; "" are the modules at the top
-ROOMS = ("", "images", "datasets", "framework", "hooks", "pipelines")
-# Rooms whose logging is still converted
-OTHER_LOGGING = ("evaluation",)
+ROOMS = ("", "images", "datasets", "diffusion", "evaluation", "framework", "hooks", "pipelines")
 
 FOREIGN = {
     "a section": re.compile(r"^\s*(Args|Arguments|Attributes|Raises|Returns|Yields)\s*:\s*$", re.M),
@@ -24,13 +22,14 @@ FOREIGN = {
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 
-def room_of(path: Path) -> str:
-    return "" if path.parent == PACKAGE else path.relative_to(PACKAGE).parts[0]
-
-
-def modules(rooms: tuple[str, ...], spoken: bool) -> list[object]:
-    chosen = [path for path in MODULES if (room_of(path) in rooms) == spoken]
-    return [pytest.param(path, id=str(path.relative_to(PACKAGE))) for path in chosen]
+def modules(rooms: tuple[str, ...] | None = None) -> list[object]:
+    """The modules of some rooms, or all."""
+    named = {path.relative_to(PACKAGE).as_posix(): path for path in MODULES}
+    return [
+        pytest.param(path, id=name)
+        for name, path in named.items()
+        if rooms is None or name.rpartition("/")[0].partition("/")[0] in rooms
+    ]
 
 
 def foreign(text: str) -> list[str]:
@@ -56,12 +55,12 @@ def assembled(text: str) -> Iterator[int]:
                 yield node.lineno
 
 
-@pytest.mark.parametrize("path", modules(ROOMS, spoken=True))
+@pytest.mark.parametrize("path", modules(ROOMS))
 def test_docstrings_are_prose(path):
     assert foreign(path.read_text()) == []
 
 
-@pytest.mark.parametrize("path", modules(OTHER_LOGGING, spoken=False))
+@pytest.mark.parametrize("path", modules())
 def test_logging_fills_in_its_words(path):
     assert list(assembled(path.read_text())) == []
 

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     **{module: set() for module in GROUND},
     "images": set(),
     "diffusion": {"images"},
-    "training": {"images", "diffusion"},
+    "training": {"images", "diffusion", "evaluation"},
     "evaluation": {"images", "diffusion"},
     "parameters": {"images", "diffusion", "training", "evaluation"},
     "option_check": {"diffusion", "evaluation", "training", "parameters"},

@@ -78,6 +78,11 @@ def check_samplers(parameters: Parameters, schedule: NoiseSchedule, own: Sampler
     with _named("samplers", parameters.sampler):
         own.check(schedule)
     sampling = parameters.sampling
+    if sampling.weights == "best" and parameters.training.score_every_kimg is None:
+        raise InputError(
+            "sampling.weights=best: a training without quick scores does not know which weights "
+            "those are; give evaluation.every_kimg too"
+        )
     if sampling.sampler is not None or sampling.num_steps is not None:
         drawn = drawn_with(parameters.training.sampler, sampling.sampler, sampling.num_steps)
         with _named("sampling", "sampler"):

@@ -100,9 +100,9 @@ class Parameters:
     """Modules of the user's own whose classes a model file may name."""
 
     preparation: PreparationParameters
+    evaluation: EvaluationSettings  # before what follows it: a mistake is told of what was typed
     training: TrainingSettings
     sampling: SamplingSettings
-    evaluation: EvaluationSettings
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Parameters:

@@ -21,7 +21,8 @@ from ddpm_kedro.evaluation.cards import (
 
 SAMPLES = drawn(6, seed=3)[0]
 TRAIN = image_set(20, seed=1)
-METRICS = {"frechet_distance": 0.1 + 0.2, "num_samples": 6, "features": "pca", "none": None}
+SCORED = {"stamp": "0123456789ab", "n": 6}
+METRICS = {"mind": 0.1 + 0.2, "num_samples": 6, "features": "pca", "none": None}
 
 
 def model(content: str = "a", weights: str = "ema", images: str | None = None) -> Model:
@@ -79,8 +80,24 @@ def test_a_card_without_content_is_refused() -> None:
 
 
 def test_one_evaluation_passes() -> None:
-    evaluated = evaluation_card(samples_card(SAMPLES, model()), METRICS, TRAIN)
+    evaluated = evaluation_card(samples_card(SAMPLES, model()), METRICS, TRAIN, SCORED)
     check_evaluation(evaluated, SAMPLES, dict(reversed(METRICS.items())), TRAIN)
+
+
+def test_an_evaluation_of_an_earlier_version_is_made_again() -> None:
+    evaluated = evaluation_card(samples_card(SAMPLES, model()), METRICS, TRAIN, SCORED)
+    del evaluated["stamp"]
+    with pytest.raises(InputError, match=r"earlier version.*kedro run --pipelines evaluation"):
+        check_evaluation(evaluated, SAMPLES, METRICS, TRAIN)
+
+
+def test_a_stamp_says_by_what_and_of_what_scores_are() -> None:
+    sampler = {"type": "ddpm_kedro.DDIM", "num_steps": 50}
+    card = samples_card(SAMPLES, model("b", "raw"), seed=5, sampler=sampler, guidance=3.0)
+    stamp = evaluation_card(card, METRICS, TRAIN, SCORED)["stamp"]
+    expected = {"model": "b", "weights": "raw", "seed": 5, "steps": 50, "guidance": 3.0}
+    assert stamp | SCORED | expected | {"sampler": sampler} == stamp
+    assert {"ddpm_kedro", "torch"} == stamp["versions"].keys()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +111,7 @@ def test_one_evaluation_passes() -> None:
 )
 def test_parts_of_two_evaluations_are_refused(change: dict[str, Any]) -> None:
     arguments = {
-        "evaluated": evaluation_card(samples_card(SAMPLES, model()), METRICS, TRAIN),
+        "evaluated": evaluation_card(samples_card(SAMPLES, model()), METRICS, TRAIN, SCORED),
         "samples": SAMPLES,
         "metrics": METRICS,
         "train": TRAIN,

@@ -69,3 +69,17 @@ def test_sets_with_fewer_neighbours_take_as_many_as_there_are(count: int) -> Non
     values = found.values(samples, [np.arange(count)])
     deviations = found.deviations(samples, np.random.default_rng(0))
     assert np.isfinite([*(value[0] for value in values.values()), *deviations.values()]).all()
+
+
+def test_the_deviations_are_those_of_fresh_samples() -> None:
+    reference, count = torch.from_numpy(gaussian(8, 200, 10)), 200
+    found, stated, pairs = [], [], PairScores(reference)
+    for seed in range(60):
+        samples = torch.from_numpy(gaussian(1000 + seed, count, 10))
+        values = pairs.values(samples, [np.arange(count)])
+        found.append([float(values[name][0]) for name in ("coverage", "recall")])
+        deviations = pairs.deviations(samples, np.random.default_rng(seed))
+        stated.append([deviations[name] for name in ("coverage", "recall")])
+    ratio = np.mean(stated, axis=0) / np.std(found, axis=0)
+    assert (ratio > 0.8).all()  # 60 draws know the true one to 9 percent
+    assert (ratio < 1.5).all()

@@ -53,21 +53,6 @@ def test_it_is_around_zero_for_equal_distributions_at_any_n() -> None:
         assert abs(np.mean(found)) < 3 * np.std(found) / 10
 
 
-def test_the_closed_form_is_what_resampling_the_samples_gives() -> None:
-    # Resamples against reference and samples, the duplicates' own pairs included: the V-statistic.
-    generator = np.random.default_rng(4)
-    samples, real = (torch.from_numpy(gaussian(seed, 300, 6)).double() for seed in (5, 6))
-    within, between = kernel_of(samples @ samples.T, 6), kernel_of(samples @ real.T, 6)
-    weights = torch.from_numpy(generator.multinomial(300, np.full(300, 1 / 300), size=4000) / 300)
-    own = (weights @ within * weights).sum(dim=1)
-    to_reference = own - 2 * weights @ between.mean(dim=1)
-    to_samples = own - 2 * weights @ within.mean(dim=1)
-    off = within.clone().fill_diagonal_(0)
-    plain, noise = kid_variances(off.sum(dim=1), float(off.square().sum()), between.mean(dim=1))
-    assert plain == pytest.approx(float(to_reference.var()), rel=0.1)
-    assert noise == pytest.approx(float(to_samples.var()), rel=0.15)
-
-
 @pytest.mark.parametrize("shift", [0.0, 0.3])
 def test_the_deviation_is_that_of_fresh_samples(shift: float) -> None:
     real = torch.from_numpy(gaussian(7, 200, 30))

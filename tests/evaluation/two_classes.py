@@ -50,6 +50,7 @@ def judged(samples: np.ndarray, **changes: Any) -> tuple[dict[str, Any], dict[st
         "test": image_set(300, seed=2),
         "denoiser": Denoiser(Constant(), CosineSchedule(), VPrediction()),
     }
+    store = changes.pop("store", None)
     sets |= {name: changes.pop(name) for name in sets if name in changes}
     values: dict[str, Any] = {
         "features": {"type": "ddpm_kedro.PrincipalComponents", "num_components": 6},
@@ -57,9 +58,11 @@ def judged(samples: np.ndarray, **changes: Any) -> tuple[dict[str, Any], dict[st
         "neighbour_images": 2048,
         "denoising_images": 16,
         "noise_levels": 3,
+        "every_kimg": None,
         "batch_size": 256,
         "precision": "fp32",
         "seed": 0,
         "device": "cpu",
     }
-    return evaluate(samples, **sets, settings=EvaluationSettings(**{**values, **changes}))
+    settings = EvaluationSettings(**{**values, **changes})
+    return evaluate(samples, **sets, settings=settings, store=store)

@@ -79,6 +79,13 @@ def test_a_table_that_waits_keeps_its_say_unless_it_names_the_part():
     assert beside["objective"] == {"type": "Mine"}
 
 
+def test_what_follows_a_line_gets_the_table_laid_over_it():
+    base = BASE | {"sampling": {"objective": "${training.objective}"}}
+    tree = compose([base], [{"training": {"objective": {"weight": 7}}}])
+    assert tree["training"]["objective"]["weight"] == 7
+    assert tree["sampling"]["objective"] == tree["training"]["objective"]
+
+
 def test_a_formulation_of_one_s_own():
     mine = {"noise_schedule": "cosine", "objective": "eps", "sampler": "heun"}
     tree = compose([BASE], [{"formulations": {"mine": mine}}, {"formulation": "mine"}])

@@ -27,6 +27,7 @@ from ddpm_kedro.diffusion.model import Model, save_model
 from ddpm_kedro.diffusion.model_file import content_hash
 from ddpm_kedro.diffusion.settings import SamplingSettings
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.feature_store import FeatureStore
 from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.framework.session import mistake_in
 from ddpm_kedro.images.grid import make_grid
@@ -65,6 +66,7 @@ def evaluation_parameters(**changes: Any) -> EvaluationSettings:
             "neighbour_images": 100,
             "denoising_images": 4,
             "noise_levels": 3,
+            "every_kimg": None,
             "batch_size": 4,
             "precision": "fp32",
             "seed": 0,
@@ -134,13 +136,14 @@ def catalog(tmp_path: Path) -> DataCatalog:
             ),
             "params:sampling": MemoryDataset(sampling_parameters()),
             "params:evaluation": MemoryDataset(evaluation_parameters()),
+            "feature_store": MemoryDataset(FeatureStore(tmp_path / "features"), copy_mode="assign"),
             "samples": NumpyFile(filepath=str(tmp_path / "samples.npy"), written_by="sampling"),
             "samples_card": JSONFile(
                 filepath=str(tmp_path / "samples_card.json"), written_by="sampling,evaluation"
             ),
             "sample_grid": PictureFile(filepath=str(tmp_path / "sample_grid.png")),
             "metrics": MetricsFile(filepath=str(tmp_path / "metrics.json")),
-            "diagnostics": DiagnosticsFile(filepath=str(tmp_path / "diagnostics.json")),
+            "feature_store": MemoryDataset(FeatureStore(tmp_path / "features"), copy_mode="assign"),
             "report": TextFile(filepath=str(tmp_path / "report.html")),
         }
     )
@@ -162,7 +165,15 @@ def test_both_stages_write_what_the_contract_names(catalog: DataCatalog, tmp_pat
     assert metrics["num_samples"] == 10
     assert metrics["features"] == "pixels: 4 principal components"
     assert metrics["samples_of_even"] + metrics["samples_of_odd"] == 10
-    assert all(isinstance(value, (int, float, str)) for value in metrics.values())
+    assert metrics["recall_z"] is None  # ten random images have all the others around them
+    assert "nothing is known of chance" in metrics["skipped_recall_z"]
+    diagnostics = json.loads((tmp_path / "diagnostics.json").read_text())
+    stamp = diagnostics["evaluated"]["stamp"]
+    assert stamp["stamp"] == metrics["stamp"]
+    assert (
+        (stamp["n"], stamp["reference"]) == (10, "10 held-out images") == (10, metrics["reference"])
+    )
+    assert (stamp["steps"], stamp["seed"], stamp["weights"]) == (2, 5, "ema")
     page = (tmp_path / "report.html").read_text()
     assert "CompactUNet trained on 30 images of 8 x 8 pixels" in page
     assert "SGD(lr=0.25)" in page

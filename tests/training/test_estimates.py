@@ -12,7 +12,14 @@ from torch import nn
 
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.precision import Precision
-from ddpm_kedro.training.estimates import HELD_OUT, PREVIEW, Forecast, Pace, describe_cost
+from ddpm_kedro.training.estimates import (
+    HELD_OUT,
+    PREVIEW,
+    QUICK_SCORE,
+    Forecast,
+    Pace,
+    describe_cost,
+)
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.train import model_spec
 
@@ -87,13 +94,13 @@ def test_pauses_count_for_nothing_but_themselves(monkeypatch: pytest.MonkeyPatch
         assert pace.step_seconds == pytest.approx(2.0)
 
 
-PAUSES = {PREVIEW: 11.0, HELD_OUT: 3.0}
+PAUSES = {PREVIEW: 11.0, HELD_OUT: 3.0, QUICK_SCORE: 5.0}
 
 
 def simulated(state: LearningState, spent: float) -> float:
     """Seconds until the loop of training ends, at 2 s a step, walked through step by step."""
     settings, seconds = state.settings, 0.0
-    step, drawn = state.step, True
+    step, drawn, scored = state.step, True, True
     while step < settings.num_steps:
         step += 1
         seconds += 2.0
@@ -105,10 +112,12 @@ def simulated(state: LearningState, spent: float) -> float:
 
         seconds += due(settings.checkpoint_every_kimg) * PAUSES[HELD_OUT]
         drawn = due(settings.preview_every_kimg)
-        seconds += drawn * PAUSES[PREVIEW]
+        scored = due(settings.score_every_kimg)
+        seconds += drawn * PAUSES[PREVIEW] + scored * PAUSES[QUICK_SCORE]
         if settings.max_minutes is not None and spent + seconds >= 60 * settings.max_minutes:
             break
-    return seconds + (0.0 if drawn else PAUSES[PREVIEW])
+    scored = scored or settings.score_every_kimg is None
+    return seconds + (not drawn) * PAUSES[PREVIEW] + (not scored) * PAUSES[QUICK_SCORE]
 
 
 def forecast(
@@ -125,13 +134,17 @@ def forecast(
 
 @pytest.mark.parametrize("max_minutes", [None, 0.6, 1.23, 2.0, 2.5, 60.0])
 @pytest.mark.parametrize("preview_every_kimg", [None, 0.06, 0.16, 5.0])
+@pytest.mark.parametrize("score_every_kimg", [None, 0.05, 5.0])
 @pytest.mark.parametrize(("step", "spent"), [(0, 0.0), (37, 30.0), (99, 35.0)])
 def test_the_time_left_is_what_the_loop_takes(
-    max_minutes: float | None, preview_every_kimg: float | None, step: int, spent: float
+    max_minutes: float | None,
+    preview_every_kimg: float | None,
+    score_every_kimg: float | None,
+    step: int,
+    spent: float,
 ) -> None:
-    made, state = forecast(
-        step, spent, max_minutes=max_minutes, preview_every_kimg=preview_every_kimg
-    )
+    intervals = {"preview_every_kimg": preview_every_kimg, "score_every_kimg": score_every_kimg}
+    made, state = forecast(step, spent, max_minutes=max_minutes, **intervals)
     assert made.seconds_left() == pytest.approx(simulated(state, spent), abs=PAUSES[HELD_OUT])
 
 
@@ -148,3 +161,23 @@ def test_what_ends_a_training_is_said() -> None:
     line, seconds = forecast(0, max_minutes=1.0)[0].describe()
     assert "max_minutes=1 ends it at about 220 of 800 images, after about" in line
     assert 60 <= seconds["training"] <= 60 + PAUSES[PREVIEW] + 2 + PAUSES[HELD_OUT]
+
+
+def test_quick_scores_are_foretold_with_their_share_and_the_interval_that_is_right() -> None:
+    made, _ = forecast(0, score_every_kimg=0.4)
+    assert made.describe()[0].endswith(", 2 quick scores 10 s")
+    share, kimg = made.share_of_scores(0.03)
+    assert share == pytest.approx(5 / (5 + 400 / 8 * 2))
+    assert kimg == pytest.approx(0.65)  # 5 s of 5 / 0.03 s, at 4 images/s
+    again, _ = forecast(0, score_every_kimg=kimg)
+    assert 0.029 < again.share_of_scores(0.03)[0] <= 0.03
+
+
+def test_a_first_quick_score_costs_its_forward_passes_and_its_features() -> None:
+    state = forecast(0)[1]
+    settings = tiny_settings(score_every_kimg=0.4)
+    pace = SimpleNamespace(
+        step_seconds=2.0, session_seconds=0, pauses={}, left_of_pause=lambda: 0.0
+    )
+    made = Forecast(LearningState(state.model, settings), pace, 8, 0, feature_seconds=7.0)
+    assert made.describe()[0].endswith(", 1 quick scores 3:40 min")  # 256 x 10 / 24 steps, and 7 s

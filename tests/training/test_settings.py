@@ -74,6 +74,7 @@ RECORDED: dict[str, Any] = {
     "log_every_kimg": 1.0,
     "preview_every_kimg": 1.0,
     "checkpoint_every_kimg": 1.0,
+    "score_every_kimg": 1.0,
     "keep_checkpoints": 1,
     "max_skipped_updates": 1,
     "num_previews": 1,
@@ -97,7 +98,15 @@ def test_what_does_not_shape_it_leaves_the_fingerprint(name: str) -> None:
 
 def test_every_field_is_one_or_the_other() -> None:
     names = {item.name for item in fields(TrainingSettings)}
-    assert names == {*CHANGES, *RECORDED, "restart", "keep_trainings", "init_from"}
+    assert names == {*CHANGES, *RECORDED, "restart", "keep_trainings", "init_from", "features"}
+
+
+def test_features_are_recorded_with_the_scores_that_they_make() -> None:
+    other = {"features": {"type": "ddpm_kedro.PrincipalComponents", "num_components": 2}}
+    assert tiny_settings().recorded() == tiny_settings(**other).recorded()
+    scored, otherwise = (tiny_settings(score_every_kimg=1, **more) for more in ({}, other))
+    assert scored.recorded() != otherwise.recorded()
+    assert scored.shaping("images") == otherwise.shaping("images")
 
 
 def test_images_label_dropout_and_initial_weights_shape_too(tmp_path: Path) -> None:

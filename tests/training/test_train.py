@@ -183,6 +183,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"timesteps": {"type": "ddpm_kedro.diffusion.timesteps.LogNormalTimesteps"}}, "continuous"),
     ({"sampler": {"type": "ddpm_kedro.diffusion.samplers.DDIM", "num_steps": 0}}, "num_steps"),
     ({"init_from": "/nowhere/model.safetensors"}, "model file"),
+    ({"score_every_kimg": 1, "features": {"type": "ddpm_kedro.EfficientNetLite"}}, "4x4 pixels"),
 ]
 
 

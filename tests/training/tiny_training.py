@@ -114,6 +114,8 @@ def tiny_settings(**changes: Any) -> TrainingSettings:
         "keep_checkpoints": 3,
         "keep_trainings": None,
         "max_skipped_updates": 50,
+        "score_every_kimg": None,
+        "features": {"type": "ddpm_kedro.PrincipalComponents", "num_components": 4},
     }
     alone = {"workers": 1, "nodes": 1, "rendezvous": None, "wait_minutes": 10, "max_restarts": 3}
     distributed = alone | changes.pop("distributed", {})

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ddpm_kedro.diffusion.objective import Objective
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.ranges import Positive, Settings, kept
 
 
 class LossWeight(ABC):
@@ -35,15 +36,8 @@ class UniformWeight(LossWeight):
         return torch.ones_like(alpha)
 
 
-class _OfPositiveNumbers(LossWeight):
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise InputError(f"{type(self).__name__}: {name} must be positive, not {value}")
-
-
 @dataclass(frozen=True)
-class MinSNRWeight(_OfPositiveNumbers):
+class MinSNRWeight(Settings, LossWeight):
     """min(SNR, gamma) on the loss of x_0, SNR = alpha^2 / sigma^2 (Hang et al. 2023, eq. 8).
 
     For eps that is min(SNR, gamma) / SNR, for v min(SNR, gamma) / (SNR + 1). gamma = inf leaves the
@@ -51,7 +45,7 @@ class MinSNRWeight(_OfPositiveNumbers):
     """
 
     takes_inf = ("gamma",)
-    gamma: float = 5.0
+    gamma: Annotated[float, kept((lambda gamma: gamma > 0, "input should be above 0"))] = 5.0
 
     def __call__(self, alpha: Tensor, sigma: Tensor, objective: Objective) -> Tensor:
         snr = (alpha / sigma) ** 2
@@ -71,11 +65,11 @@ class SoftMinSNRWeight(MinSNRWeight):
 
 
 @dataclass(frozen=True)
-class P2Weight(_OfPositiveNumbers):
+class P2Weight(Settings, LossWeight):
     """1 / (k + SNR)^gamma on the loss of eps (Choi et al. 2022, eq. 8)."""
 
-    gamma: float = 1.0
-    k: float = 1.0
+    gamma: Positive = 1.0
+    k: Positive = 1.0
 
     def __call__(self, alpha: Tensor, sigma: Tensor, objective: Objective) -> Tensor:
         snr = (alpha / sigma) ** 2
@@ -83,13 +77,13 @@ class P2Weight(_OfPositiveNumbers):
 
 
 @dataclass(frozen=True)
-class EDMWeight(_OfPositiveNumbers):
+class EDMWeight(Settings, LossWeight):
     """(s^2 + sigma_data^2) / (s sigma_data)^2 on the loss of x_0, s = sigma / alpha.
 
     Karras et al. 2022, table 1: with EDMPreconditioning of the same sigma_data it is 1 everywhere.
     """
 
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
 
     def __call__(self, alpha: Tensor, sigma: Tensor, objective: Objective) -> Tensor:
         on_x0 = ((alpha * self.sigma_data) ** 2 + sigma**2) / (sigma * self.sigma_data) ** 2

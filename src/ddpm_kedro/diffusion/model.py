@@ -130,6 +130,7 @@ def load_model(
 ) -> Model:
     """Read a model file, with the set of `weights` of that name, such as "ema" or "raw".
 
+    "best" are the averages with the lowest quick score in training, which may be the last, "ema".
     Nothing in it is executed: it may only name classes to build, of this package or of modules
     whose path begins with one of `trusted_modules`. InputError where the file is missing, torn,
     altered, of another kind or of a newer version, names other classes, or has no such weights.
@@ -139,8 +140,12 @@ def load_model(
     try:
         spec = ModelSpec.from_dict(header["spec"])
         sets = header["weights"]
+        if weights == "best" and _last_is_best(spec):
+            weights = "ema"
         if weights not in sets:
-            raise InputError(f"no weights {weights!r}, it has {', '.join(map(str, sets))}")
+            why = " (its training made no quick scores, evaluation.every_kimg)"
+            why, listed = why if weights == "best" else "", ", ".join(map(str, sets))
+            raise InputError(f"no weights {weights!r}{why}, it has {listed}")
         trusted = (*OWN_MODULES, *trusted_modules)
         with torch.device("meta"):  # no memory but the file's own, whatever sizes the spec claims
             network = spec.build("backbone", trusted)
@@ -151,3 +156,9 @@ def load_model(
         return model
     except InputError as error:
         raise InputError(f"model file {path}: {error}") from error
+
+
+def _last_is_best(spec: ModelSpec) -> bool:
+    """Whether the state at the end of training had its lowest quick score."""
+    best = spec.provenance.get("best_images_seen")
+    return best is not None and best == spec.provenance.get("images_seen")

@@ -48,7 +48,8 @@ class SamplingSettings(Settings):
     """Of the network's arithmetic; in half precision the last bits depend on the batch size."""
     seed: Seed
     weights: Text
-    """Which weights of the model file: ema, raw, or another average's name."""
+    """Which weights of the model file: ema, raw, another average's name, or best: the averages at
+    the lowest quick score of training."""
     grid_images: Count
     """Images in the picture sample_grid."""
     label: Annotated[int | str, Check(_label)] | None

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 
 NEIGHBOURS = 5  # k of coverage and recall; fewer where a set has fewer
+# The neighbour whose distance leaves an image of the reference as often without a sample of n/2 as
+# the 5th without one of n: the real images within are Poisson, so (2/3)^k = (1/2)^5, k = 8.5.
+NEIGHBOURS_OF_HALVES = 8
 SPLITS = 10  # of the samples into halves, for the deviations
 
 
@@ -24,15 +27,15 @@ def squared_distances(
 
 
 def radii(distances: torch.Tensor, rows: slice) -> torch.Tensor:
-    """Distances (n, 2) of images to their 5th and 10th neighbour in their set.
+    """Distances (n, 2) of images to their 5th and 8th neighbour in their set.
 
     `distances` (n, m) is a block of `rows` of the set with itself; an image is no neighbour of its
     own.
     """
     distances.diagonal(rows.start).fill_(math.inf)
     most = max(distances.shape[1] - 1, 1)  # an image by itself has its neighbour at infinity
-    nearest = distances.topk(min(2 * NEIGHBOURS, most), dim=1, largest=False).values
-    return nearest[:, [min(k, most) - 1 for k in (NEIGHBOURS, 2 * NEIGHBOURS)]]
+    nearest = distances.topk(min(NEIGHBOURS_OF_HALVES, most), dim=1, largest=False).values
+    return nearest[:, [min(k, most) - 1 for k in (NEIGHBOURS, NEIGHBOURS_OF_HALVES)]]
 
 
 def halves(count: int, generator: np.random.Generator) -> list[np.ndarray]:
@@ -45,12 +48,12 @@ def halves(count: int, generator: np.random.Generator) -> list[np.ndarray]:
 def deviation_from_halves(shares: np.ndarray, reference: int) -> float:
     """Standard deviation of coverage or recall of n fresh samples, from those of halves.
 
-    `shares` (2 splits,) are the scores of `halves` with neighbourhoods that hold as many of the
-    n/2 as the score's own hold of n: recall's grow by themselves, coverage takes the 10th neighbour
-    for the 5th. Resampling with duplicates would empty recall's. Of the variance one part is
-    binomial, images of the reference that are found or not each by itself, and is the same for n/2
-    samples; the other, of neighbourhoods that share samples, is twice as large for n/2. So the
-    variance for n is the mean of that for n/2 and the binomial one.
+    `shares` (2 splits,) are the scores of `halves` with neighbourhoods that miss as many images:
+    recall's grow by themselves, coverage takes the 8th neighbour for the 5th. (Resampling with
+    duplicates would shrink recall's to nothing.) One part of the variance is binomial, images of
+    the reference that are found or not each by itself, and the same for n/2 samples; the other, of
+    neighbourhoods that share samples, is twice as large for n/2. So the variance for n is the mean
+    of that for n/2 and the binomial one.
     """
     of_halves = np.square(shares[::2] - shares[1::2]).mean() / 2
     share = float(np.mean(shares))

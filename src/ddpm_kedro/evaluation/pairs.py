@@ -19,7 +19,7 @@ class _Within(NamedTuple):
 
     sums: torch.Tensor  # float64 (n,), of an image's kernel with all others
     squares: float  # sum of the squared kernel
-    radii: torch.Tensor  # (n, 2), squared distances to the 5th and 10th neighbour
+    radii: torch.Tensor  # (n, 2), squared distances to the 5th and 8th neighbour
 
 
 class _Between(NamedTuple):

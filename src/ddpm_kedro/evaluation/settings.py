@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from ddpm_kedro.ranges import Count, Device, Option, Precision, Seed, Settings, number
+from ddpm_kedro.ranges import Count, Device, Option, Positive, Precision, Seed, Settings, number
 
 
 @dataclass(frozen=True)
@@ -17,17 +17,19 @@ class EvaluationSettings(Settings):
     features: Option
     """What images are compared by: the chosen entry of `feature_extractors`."""
     max_images: Annotated[int, number(int, least=2)] | None
-    """Images of each set that it uses; None takes all."""
+    """Samples that are compared, with as many real images; None takes all."""
     neighbour_images: Annotated[int, number(int, least=2)]
-    """Samples, and held-out images, whose nearest training image is searched."""
+    """Samples, and held-out images, whose nearest training image is searched in pixels."""
     denoising_images: Count
     """Images of each split on which the denoising loss is measured."""
     noise_levels: Annotated[int, number(int, least=3)]
     """Levels of noise at which it is measured."""
+    every_kimg: Positive | None
+    """Thousands of images between quick scores while training; None: no such scores."""
     batch_size: Count
     """Images in one forward pass of the network; it changes memory and speed only."""
     precision: Precision
     """Of the network's arithmetic in the denoising loss."""
     seed: Seed
-    """Of the noise and of the draws by which the floor of a distance is found."""
+    """Of the noise, and of the draws of real images that samples are compared with."""
     device: Device

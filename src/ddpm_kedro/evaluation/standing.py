@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 FEW_IMAGES = 500  # below this many, a score tells only what is far off
-RESAMPLES = 100  # of the samples, for the deviations of scores without a formula for it
+RESAMPLES = 50  # of the samples, for the deviations of scores without a formula for it
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Standing:
             if floor_std > 0
             else (math.copysign(math.inf, excess) if excess else 0.0)
         )
-        interval = 1.96 * math.hypot(deviation, of_floor)
+        # Near the floor the floor's own sets tell the deviation better than one set of samples can.
+        interval = 1.96 * math.hypot(max(deviation, fresh), of_floor)
         word = _word(z, count)
         return cls(value, floor, floor_std, interval, ratio, z, word, dict(extras or {}))
 

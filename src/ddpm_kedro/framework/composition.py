@@ -50,6 +50,13 @@ def compose(layers: Iterable[Tree], users: Iterable[Tree] = ()) -> dict[str, Any
     for _, value in walk(merged):
         if (name := _chosen_by(value)) is not None:
             _entry(merged, value, name)
+    # What follows such a line, as training.features does evaluation.features, gets the table too
+    waiting += [
+        (tuple(here.split(".")), line, table)
+        for path, _, table in waiting
+        for here, line in walk(merged)
+        if line == f"${{{'.'.join(path)}}}"
+    ]
     asked = [
         {key: value for key, value in _section(layer, "sampling").items() if key == "sampler"}
         for layer in (*layers, *users)

@@ -26,29 +26,37 @@ class RunSummary:
 
     def __init__(self) -> None:
         self._saved: set[str] = set()
-        self._ratio: float | None = None
+        self._score = ""
 
     @hook_impl
     def before_pipeline_run(self) -> None:
-        self._saved, self._ratio = set(), None
+        self._saved, self._score = set(), ""
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         self._saved.add(dataset_name)
         if dataset_name == "metrics" and isinstance(data, Mapping):
-            self._ratio = data.get("frechet_ratio")  # None where it could not be measured
+            self._score = _score(data)
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self, pipeline: Any, catalog: Any) -> None:
-        if self._ratio is not None:
-            words = "score: Frechet distance %.2f times that of real images (1 is as good as real)"
-            LOGGER.info(words, self._ratio)
+        if self._score:
+            LOGGER.info("score: %s", self._score)
         for name, title in _LOOKED_AT.items():
             if name in self._saved:
                 LOGGER.info("%s: %s", title, shown_path(catalog, name))
         context = click.get_current_context(silent=True)
         if context is not None:
             LOGGER.info("next: %s", next_command(context, pipeline))
+
+
+def _score(metrics: Mapping[str, Any]) -> str:
+    """MIND in a line; empty where it could not be measured."""
+    ratio, z = metrics.get("mind_ratio"), metrics.get("mind_z")
+    if ratio is None or z is None:
+        return ""
+    word = metrics.get("mind_verdict", "")
+    return f"MIND {ratio:.2f} times that of real images, {z:.1f} deviations off: {word}"
 
 
 def next_command(context: click.Context, pipeline: Any) -> str:

@@ -15,9 +15,12 @@ from ddpm_kedro.diffusion.cost import TRAINING_PASSES, Cost, cost_of, network_ca
 from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.progress import duration
+from ddpm_kedro.training.quick_score import NUM_IMAGES, NUM_STEPS
 from ddpm_kedro.training.step.state import LearningState
 
-PREVIEW, HELD_OUT = "drawing a preview", "held-out loss"  # what training pauses for
+# What training pauses for, and what of it comes at the end too
+PREVIEW, HELD_OUT, QUICK_SCORE = "drawing a preview", "held-out loss", "quick score"
+AT_THE_END = (PREVIEW, QUICK_SCORE)
 UNTIMED_STEPS = 5  # the first ones compile, capture and allocate
 TIMED_STEPS = 20
 
@@ -100,45 +103,75 @@ class Pace:
 
 
 class Forecast:
-    """The time that training will still take: steps, previews and held-out losses to come.
+    """The time that training will still take: steps, and the pauses to come between them.
 
     It ends with the budget or with `training.max_minutes`, which is looked at after each step and
-    what follows it; a preview of the last state comes in either case. A pause takes as long as the
-    latest of its kind; before there was one, as its forward passes cost against those of a step, of
-    `rows` images on this device.
+    what follows it; a preview of the last state comes in either case, and a quick score where there
+    are any. A pause takes as long as the latest of its kind; before there was one, as its forward
+    passes cost against those of a step, of `rows` images on this device, and for a quick score
+    `feature_seconds` besides.
     """
 
-    def __init__(self, state: LearningState, pace: Pace, rows: int, held_out_images: int) -> None:
+    def __init__(
+        self, state: LearningState, pace: Pace, rows: int, held_out_images: int,
+        feature_seconds: float = 0.0,
+    ) -> None:  # fmt: skip
         self._state, self.pace, self._settings = state, pace, state.settings
-        calls = network_calls(build(state.settings.sampler), state.model.denoiser.schedule)
-        drawn = 2 * state.settings.num_previews * calls  # averaged weights and raw ones
-        self._passes = {PREVIEW: drawn / rows, HELD_OUT: held_out_images / rows}
+        settings = state.settings
+        calls = network_calls(build(settings.sampler), state.model.denoiser.schedule)
+        drawn = 2 * settings.num_previews * calls  # averaged weights and raw ones
+        passes = {PREVIEW: drawn, HELD_OUT: held_out_images, QUICK_SCORE: NUM_IMAGES * NUM_STEPS}
+        self._passes = {kind: count / rows for kind, count in passes.items()}
+        self._feature_seconds = feature_seconds
+        self._intervals = {
+            PREVIEW: settings.preview_every_kimg,
+            HELD_OUT: settings.checkpoint_every_kimg,
+            QUICK_SCORE: settings.score_every_kimg,
+        }
 
     def seconds_left(self) -> float | None:
         """From now to the end; None before the first steps are timed."""
         if self.pace.step_seconds is None:
             return None
         steps, _ = self._end()
-        return self._seconds(steps) + self._last_preview(steps) + self.pace.left_of_pause()
+        last = sum(self._last(kind, steps) * self._seconds_of(kind) for kind in AT_THE_END)
+        return self._seconds(steps) + last + self.pace.left_of_pause()
 
     def describe(self) -> tuple[str, dict[str, float]]:
         """In words; and the seconds from now to the end, with previews and those alone."""
         settings, rate = self._settings, self._settings.batch_size / self._step_seconds
         steps, out_of_time = self._end()
-        previews = self._due(settings.preview_every_kimg, steps) + (self._last_preview(steps) > 0)
-        drawing = previews * self._seconds_of(PREVIEW)
-        seconds = {"training": self.seconds_left() or 0.0, "previews": drawing}
+        number = {kind: self._due(kind, steps) + self._last(kind, steps) for kind in AT_THE_END}
+        spent = {kind: number[kind] * self._seconds_of(kind) for kind in AT_THE_END}
+        seconds = {"training": self.seconds_left() or 0.0, "previews": spent[PREVIEW]}
         what = f"the {steps:,} steps left take"
         if out_of_time:
             seen = self._state.images_seen + steps * settings.batch_size
             seen = round(seen, 2 - len(str(seen)))  # to two significant digits
             what = f"max_minutes={settings.max_minutes:g} ends it at about {seen:,} of "
             what += f"{settings.budget_images:,} images, after"
-        training, drawing = map(duration, seconds.values())
+        words = {PREVIEW: "previews", QUICK_SCORE: "quick scores"}
+        parts = [
+            f"{number[kind]} {words[kind]} {duration(spent[kind])}"
+            for kind in AT_THE_END
+            if kind == PREVIEW or number[kind]
+        ]
         return (
-            f"{rate:.4g} images/s over {TIMED_STEPS} steps: {what} about {training}, of which "
-            f"{previews} previews {drawing}"
+            f"{rate:.4g} images/s over {TIMED_STEPS} steps: {what} about "
+            f"{duration(seconds['training'])}, of which {', '.join(parts)}"
         ), seconds
+
+    def share_of_scores(self, wanted: float) -> tuple[float, float]:
+        """The share of time in [0, 1] that quick scores take at their interval, and the interval in
+        kimg, of two digits, at which it is `wanted`; zeros before both are timed."""
+        score, step = self.pace.pauses.get(QUICK_SCORE), self.pace.step_seconds
+        every = self._intervals[QUICK_SCORE]
+        if score is None or step is None or every is None:
+            return 0.0, 0.0
+        a_kimg = 1000 * step / self._settings.batch_size
+        right = score * (1 / wanted - 1) / a_kimg
+        digit = 10.0 ** (math.floor(math.log10(right)) - 1)
+        return score / (score + every * a_kimg), math.ceil(right / digit) * digit
 
     def _end(self) -> tuple[int, bool]:
         """Steps to come, and whether the time allowed ends them."""
@@ -151,24 +184,25 @@ class Forecast:
 
     def _seconds(self, steps: int) -> float:
         """Of so many steps from here on, with what comes between them."""
-        pauses = self._due(self._settings.preview_every_kimg, steps) * self._seconds_of(PREVIEW)
-        losses = self._due(self._settings.checkpoint_every_kimg, steps)
-        pauses += losses * self._seconds_of(HELD_OUT)
+        pauses = sum(self._due(kind, steps) * self._seconds_of(kind) for kind in self._intervals)
         return steps * self._step_seconds + pauses
 
-    def _due(self, every_kimg: float | None, steps: int) -> int:
-        """How often something with that interval comes within so many steps."""
+    def _due(self, kind: str, steps: int) -> int:
+        """How often a pause comes within so many steps."""
         seen = self._state.images_seen
-        return min(steps, times_due(every_kimg, seen, seen + steps * self._settings.batch_size))
+        later = seen + steps * self._settings.batch_size
+        return min(steps, times_due(self._intervals[kind], seen, later))
 
-    def _last_preview(self, steps: int) -> float:
-        """Seconds of the one that no interval asks for, at the end of so many steps."""
-        every = self._settings.preview_every_kimg
-        is_due = not steps or self._due(every, steps) > self._due(every, steps - 1)
-        return 0.0 if is_due else self._seconds_of(PREVIEW)
+    def _last(self, kind: str, steps: int) -> int:
+        """1 where one comes at the end of so many steps that no interval asks for, else 0."""
+        if kind == QUICK_SCORE and self._intervals[kind] is None:
+            return 0
+        return int(steps > 0 and self._due(kind, steps) == self._due(kind, steps - 1))
 
     def _seconds_of(self, kind: str) -> float:
         predicted = self._passes[kind] / TRAINING_PASSES * self._step_seconds
+        if kind == QUICK_SCORE:
+            predicted += self._feature_seconds
         return self.pace.pauses.get(kind, predicted)
 
     @property

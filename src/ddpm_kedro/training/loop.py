@@ -19,7 +19,8 @@ from ddpm_kedro.diffusion.precision import choose_device, choose_precision
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.imageset import ImageSet
-from ddpm_kedro.training.estimates import HELD_OUT, Forecast, Pace, times_due
+from ddpm_kedro.training.estimates import HELD_OUT, QUICK_SCORE, Forecast, Pace, times_due
+from ddpm_kedro.training.quick_score import BestWeights, quick_score
 from ddpm_kedro.training.reporting import Report
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.step.core_use import choose_core_use
@@ -90,12 +91,20 @@ class TrainingRun:
             timesteps = build(settings.timesteps)
             self.held_out = HeldOutLoss(*data, held_out_rows, timesteps, settings.seed, at_once)
 
+        # The quick score, which the lead alone measures, and the best weights by it
+        self.quick_score = None
+        if team.is_lead:
+            self.quick_score = quick_score(images.images, held_out_rows, self.state)
+        self.best = BestWeights.of_checkpoint(checkpoint, self.quick_score)
+        self._scored: tuple[int, float] | None = None  # the step that was last, and its score
+
         # The step, and what is said of it
         facts = None if checkpoint is None else checkpoint.facts
         self.cores = choose_core_use(self.state, self.precision, team, facts)
         self.step = FittingStep(self.state, self.precision, team, self.cores.lanes)
         pace = Pace(self.device, settings.batch_size, facts["elapsed_seconds"] if facts else 0.0)
-        forecast = Forecast(self.state, pace, share, len(held_out_rows))
+        seconds = self.quick_score.feature_seconds if self.quick_score else 0.0
+        forecast = Forecast(self.state, pace, share, len(held_out_rows), seconds)
         self.report = Report(self.state, self.precision, folder, tracker, team, forecast, len(rows))
 
     def __call__(self, asked_to_stop: Callable[[], int]) -> Outcome:
@@ -155,11 +164,12 @@ class TrainingRun:
         saves = times_due(settings.checkpoint_every_kimg, before, seen)
         records = saves or times_due(settings.log_every_kimg, before, seen)
         previews = times_due(settings.preview_every_kimg, before, seen)
+        scores = times_due(settings.score_every_kimg, before, seen)
         # Where the rates of two budgets part, the higher one later goes on: only a checkpoint, for
         # a training with that budget at once has no record here.
         parts = seen == self._settled_images
 
-        if records or is_last:
+        if records or scores or is_last:
             self._refuse_endless_skips()
             if is_lead:
                 held_out_loss = None
@@ -167,9 +177,10 @@ class TrainingRun:
                     with self.report.pausing_for(HELD_OUT), state.averaged():
                         measured = self.cores.measured(state.model)
                         held_out_loss = self.held_out(measured, self.precision)
-                self.report.record(lr, held_out_loss)
-        # The record at the end of a budget that is no whole interval is an extra one: a higher
-        # budget later must find the sums as if it had not been made.
+                score = self._score(bool(scores)) if scores or is_last else None
+                self.report.record(lr, held_out_loss, score)
+        # The record at the end of a budget that is no whole interval, or of a score, is an extra
+        # one: a higher budget later, and training itself, find the sums as if it were not made.
         if records:
             state.clear_loss()
         if (previews or is_last) and is_lead:
@@ -177,15 +188,32 @@ class TrainingRun:
         if saves or is_last or parts:
             self._save()
 
+    def _score(self, counts: bool) -> float | None:
+        """The quick score of the state of now, None without any. If it `counts` the weights may be
+        the best so far; one at the end of a budget would not be made with a higher one."""
+        state = self.state
+        if self.quick_score is None:
+            return None
+        if self._scored is None or self._scored[0] != state.step:
+            drawn = dict(precision=self.precision.name, batch_size=state.settings.micro_batch_size)
+            with self.report.pausing_for(QUICK_SCORE), state.averaged():
+                score = self.quick_score(self.report.tick, **drawn)
+                if counts:
+                    self.best.offer(score, state.images_seen, state.network)
+            self._scored = state.step, score
+            self.report.say_if_scores_are_dear()
+        return self._scored[1]
+
     def _save(self) -> None:
         self._refuse_endless_skips()
         state = self.state
         self._saved_step = state.step
         if self.team.is_lead:
             self.tracker.sync()
-            facts = {**state.facts(), **self.cores.facts()}
+            facts = {**state.facts(), **self.cores.facts(), **self.best.facts()}
             facts["elapsed_seconds"] = self.report.pace.elapsed_seconds
-            self.folder.save(state.tensors(), facts, step=state.step, images_seen=state.images_seen)
+            tensors = {**state.tensors(), **self.best.tensors()}
+            self.folder.save(tensors, facts, step=state.step, images_seen=state.images_seen)
 
     def _refuse_endless_skips(self) -> None:
         in_row, most = int(self.state.counters["skipped_in_row"]), self.settings.max_skipped_updates
@@ -207,9 +235,16 @@ class TrainingRun:
         origin = {**spec.provenance, "step": state.step, "images_seen": state.images_seen}
         origin["fingerprint"] = self.folder.fingerprint
         weights = state.weight_sets()
+        last = self._score(counts=False)
+        if self.best.beats(last):
+            weights["best"], origin["best_images_seen"] = self.best.weights, self.best.images_seen
+        elif last is not None:  # then `best` means these
+            origin["best_images_seen"] = state.images_seen
         save_model(self.folder.model_path, replace(spec, provenance=origin), weights)
         self.folder.finished(state.images_seen)
         self.report.say_what_it_took()
+        if last is not None:
+            self.report.say_which_is_best(last, self.best)
 
 
 def device_of(settings: TrainingSettings, team: Team) -> torch.device:

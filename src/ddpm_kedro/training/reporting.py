@@ -16,13 +16,16 @@ from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.files import atomic_write
 from ddpm_kedro.images.grid import PADDING_VALUE, make_grid
 from ddpm_kedro.progress import Progress, duration
-from ddpm_kedro.training.estimates import PREVIEW, Forecast, describe_cost
+from ddpm_kedro.training.estimates import PREVIEW, QUICK_SCORE, Forecast, describe_cost
+from ddpm_kedro.training.quick_score import BestWeights
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.workers.team import Team
 
 LOGGER = logging.getLogger(__name__)
+
+MOST_OF_SCORES = 0.03  # of the time that they may take without a word
 
 
 class Report:
@@ -43,6 +46,7 @@ class Report:
         self._folder, self._tracker, self._num_train_images = folder, tracker, num_train_images
         self._forecast, self.pace = forecast, forecast.pace
         self._news: dict[str, float] = {}
+        self._said_dear = False
 
     @contextmanager
     def opened(self, rows: int, placement: str) -> Iterator[None]:
@@ -85,7 +89,13 @@ class Report:
         self._progress.update(self._state.settings.batch_size, **self._news)
         self._news = {}
 
-    def record(self, lr: float | Tensor, held_out_loss: float | None) -> None:
+    def tick(self, *_: object) -> None:
+        """Let the bar look at the clock during a pause."""
+        self._progress.update(0)
+
+    def record(
+        self, lr: float | Tensor, held_out_loss: float | None, quick_score: float | None
+    ) -> None:
         """Log the mean loss since it was cleared, the `lr` of the last step and what is known."""
         state, counters = self._state, self._state.counters
         count = int(counters["loss_count"])
@@ -102,15 +112,17 @@ class Report:
         }
         if held_out_loss is not None:
             record["held_out_loss"] = held_out_loss
-        self._tracker.record(record)
         self._news = {"loss": record["loss"]}
+        if quick_score is not None:
+            record["quick_score"] = self._news["quick_score"] = quick_score
+        self._tracker.record(record)
 
     def preview(self) -> None:
         """Draw a picture of samples and tell the tracker."""
         state = self._state
         path = preview_path(self._folder.previews_path, state.images_seen)
         with self.pausing_for(PREVIEW):
-            write_preview(path, state, self._precision, lambda _: self._progress.update(0))
+            write_preview(path, state, self._precision, self.tick)
         self._tracker.preview(path, {"step": state.step, "images_seen": state.images_seen})
 
     def last_preview(self) -> None:
@@ -128,7 +140,29 @@ class Report:
         """The counterpart of what was foretold."""
         whole, drawing = self.pace.session_seconds, self.pace.spent.get(PREVIEW, 0.0)
         said = f"training took {duration(whole)}, of which previews {duration(drawing)}"
+        if scoring := self.pace.spent.get(QUICK_SCORE):
+            said += f", quick scores {duration(scoring)}"
         self._progress.say(said, took={"training": whole, "previews": drawing})
+
+    def say_which_is_best(self, last: float, best: BestWeights) -> None:
+        """Whether `sampling.weights: best` is something else than the last state."""
+        said = f"quick score {last:.4g} at the end is the best"
+        if best.beats(last):
+            said = (
+                f"quick score {last:.4g} at the end, {best.score:.4g} at {best.images_seen:,} "
+                "images: sampling.weights=best draws from there"
+            )
+        self._progress.say(said)
+
+    def say_if_scores_are_dear(self) -> None:
+        """Once, where they take more than their share of the time: how often would be right."""
+        share, kimg = self._forecast.share_of_scores(MOST_OF_SCORES)
+        if share > MOST_OF_SCORES and not self._said_dear:
+            self._said_dear = True
+            self._progress.say(
+                f"quick scores take {share:.0%} of the time; evaluation.every_kimg={kimg:g} would "
+                f"keep them at {MOST_OF_SCORES:.0%}"
+            )
 
     @contextmanager
     def pausing_for(self, activity: str) -> Iterator[None]:

@@ -137,6 +137,8 @@ class TrainingSettings(Settings):
     preview_every_kimg: Positive | None
     """None: only the one at the end."""
     checkpoint_every_kimg: Positive
+    score_every_kimg: Positive | None
+    """Between quick scores, see `evaluation.every_kimg`, which this follows."""
     keep_checkpoints: Count
     """Newest checkpoints kept, beside one that a higher budget goes on from."""
     keep_trainings: Count | None
@@ -161,6 +163,8 @@ class TrainingSettings(Settings):
     lr_schedule: Option
     sampler: Option
     """Draws the previews, and is the model file's own choice of sampler."""
+    features: Option
+    """What quick scores compare images by."""
     seed: Seed
     device: Device
 
@@ -211,6 +215,8 @@ class TrainingSettings(Settings):
     def recorded(self) -> dict[str, Any]:
         """What changes where, how fast or how often, but not what is learned."""
         left_out = {*_SHAPING, "restart", "keep_trainings"}
+        if self.score_every_kimg is None:
+            left_out |= {"score_every_kimg", "features"}
         return long_form({key: value for key, value in asdict(self).items() if key not in left_out})
 
 

@@ -17,6 +17,7 @@ from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.training.loop import TrainingRun, initial_weights
+from ddpm_kedro.training.quick_score import extractor_of
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.step.state import LearningState
 from ddpm_kedro.training.stops import StopRequest
@@ -149,6 +150,8 @@ def check_choices(spec: ModelSpec, settings: TrainingSettings) -> None:
     build(settings.augmentation)
     build(settings.timesteps).check(model.denoiser.schedule)
     spec.build("sampler").check(model.denoiser.schedule)
+    if settings.score_every_kimg is not None:
+        extractor_of(settings, spec.image_shape)
     if settings.init_from is not None:
         initial_weights(settings.init_from, network)
 

@@ -18,7 +18,8 @@ from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.train import TrainingReceipts
 
-TWO = {"distributed": {"workers": 2, "max_restarts": 1}}
+SCORES = {"score_every_kimg": 0.08}
+TWO = {"distributed": {"workers": 2, "max_restarts": 1}, **SCORES}
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +56,15 @@ def kill_a_worker() -> None:
 
 
 def test_two_workers_compute_what_one_does(tmp_path: Path, undisturbed: TrainingReceipts) -> None:
-    alone = run(tmp_path)
+    alone = run(tmp_path, **SCORES)
     assert alone.model.path.parent.name == undisturbed.model.path.parent.name
     pairs = zip(untimed_log(alone), untimed_log(undisturbed), strict=True)
     for one, two in pairs:
         assert one.keys() == two.keys()
         for key, value in one.items():
-            assert two[key] == pytest.approx(value, abs=1e-5, rel=1e-5), key
+            wanted = 0.01 if key == "quick_score" else 1e-5  # its samples are whole grey levels
+            assert two[key] == pytest.approx(value, abs=1e-5, rel=wanted), key
+    assert sum("quick_score" in record for record in untimed_log(undisturbed)) == 2
 
 
 def test_two_workers_start_without_a_warning_of_torch_s(
@@ -92,7 +95,7 @@ def test_a_killed_worker_changes_nothing(
 
 def train_on_one_of_two_machines(root: Path, rendezvous: str) -> None:
     two = {"nodes": 2, "rendezvous": rendezvous, "wait_minutes": 2}
-    run(root, distributed=two)
+    run(root, distributed=two, **SCORES)
 
 
 def test_two_machines_end_with_the_same_model_each(

@@ -1,6 +1,4 @@
-"""Networks that look at a noisy image and a time: ``(x, t, labels) -> output`` of x's shape."""
-
-from __future__ import annotations
+"""Networks that look at a noisy image and a time: `(x, t, labels) -> output` of x's shape."""
 
 from ddpm_kedro.diffusion.backbones.compact import CompactUNet
 from ddpm_kedro.diffusion.backbones.ddpm import DDPMUNet

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ddpm_kedro.diffusion.backbones.blocks import ResidualBlock
-from ddpm_kedro.diffusion.backbones.layers import zero_init
-from ddpm_kedro.diffusion.backbones.unet import UNet
+from ddpm_kedro.diffusion.backbones.layers import ResidualBlock, zero_init
+from ddpm_kedro.diffusion.backbones.unet import Depth, Levels, Multipliers, Size, UNet
+from ddpm_kedro.ranges import Share
 
 CHANNELS_PER_HEAD = 32
 
@@ -27,38 +28,30 @@ class ScaledBlock(ResidualBlock):
         return torch.addcmul(shift, self.norm2(h), 1 + scale).to(h.dtype)
 
 
+@dataclass(eq=False, repr=False)
 class CompactUNet(UNet):
     """UNet with scale-and-shift blocks, one block in the middle, and blocks alone joined.
 
     With its default sizes it has 0.46M parameters and learns 8x8 digits in about a minute on two
     cores. Residual branches and the output start at zero. Attention has 32 channels a head where
-    that divides them. Arguments and errors: :class:`UNet`.
+    that divides them.
     """
 
     block = ScaledBlock
     middle_attention = (True,)
     resamplers_apart = True
+    num_groups: ClassVar[int] = 8
+    channels_per_head: ClassVar[None] = None
 
-    def __init__(
-        self,
-        in_channels: int = 1,
-        base_channels: int = 32,
-        channel_mults: Sequence[int] = (1, 2),
-        blocks_per_level: int = 1,
-        attention_levels: Sequence[int] = (),
-        dropout: float = 0.0,
-        num_classes: int | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            base_channels,
-            channel_mults,
-            blocks_per_level,
-            attention_levels,
-            dropout,
-            num_classes,
-            num_groups=8,
-        )
+    in_channels: Size = 1
+    base_channels: Size = 32
+    channel_mults: Multipliers = (1, 2)
+    blocks_per_level: Depth = 1
+    attention_levels: Levels = ()
+    dropout: Share = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for layer in self.branch_ends():
             zero_init(layer)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm_kedro.diffusion.backbones.layers import TimeFeatures
-from ddpm_kedro.diffusion.backbones.unet import UNet
+from ddpm_kedro.diffusion.backbones.unet import Depth, Levels, Multipliers, Size, UNet
+from ddpm_kedro.ranges import Share
 
 
 def strided_conv(channels: int) -> nn.Sequential:
@@ -28,15 +29,15 @@ def up_conv(channels: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(enlarge=nn.Upsample(scale_factor=2.0), conv=conv))
 
 
+@dataclass(eq=False, repr=False)
 class DDPMUNet(UNet):
     """The CIFAR-10 network of the DDPM paper with its default sizes: 35.75M parameters.
 
     Appendix B: four levels, two residual blocks in each (three on the way up), self-attention at
     16x16 (level 1 of 32x32 images) and in the middle, one head, dropout 0.1, a sinusoidal time
-    embedding added to every block. Equal to diffusers' ``google/ddpm-cifar10-32`` weight by weight.
+    embedding added to every block. Equal to diffusers' `google/ddpm-cifar10-32` weight by weight.
     Initial weights are Xavier-uniform and biases zero; the last layer of each residual branch and
     the output begin with `zero_gain` times that, queries, keys and values with `qkv_gain`.
-    Arguments and errors: :class:`UNet`.
     """
 
     downsampler = staticmethod(strided_conv)
@@ -45,30 +46,28 @@ class DDPMUNet(UNet):
     qkv_gain: ClassVar[float] = 1.0
     labels_on_features: ClassVar[bool] = False  # classes join the time before its two layers
 
-    def __init__(
-        self,
-        in_channels: int = 3,
-        base_channels: int = 128,
-        channel_mults: Sequence[int] = (1, 2, 2, 2),
-        blocks_per_level: int = 2,
-        attention_levels: Sequence[int] = (1,),
-        dropout: float = 0.1,
-        channels_per_head: int | None = None,
-        num_groups: int = 32,
-        num_classes: int | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            base_channels,
-            channel_mults,
-            blocks_per_level,
-            attention_levels,
-            dropout,
-            num_classes,
-            num_groups,
-            channels_per_head,
-        )
-        self._draw_weights()
+    in_channels: Size = 3
+    base_channels: Size = 128
+    channel_mults: Multipliers = (1, 2, 2, 2)
+    blocks_per_level: Depth = 2
+    attention_levels: Levels = (1,)
+    dropout: Share = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        # Matrices stored as one, each with its own fan-out.
+        for matrix in self.modulation.weight.detach().split(self.modulation_sizes):
+            nn.init.xavier_uniform_(matrix)
+        for block in self.blocks():
+            if block.attention is not None:
+                for matrix in block.attention.qkv.weight.detach().chunk(3):
+                    nn.init.xavier_uniform_(matrix, gain=self.qkv_gain)
+        for layer in self.branch_ends():
+            layer.weight.detach().mul_(self.zero_gain)
 
     def add_embedding(self, num_features: int) -> None:
         base = num_features // 4
@@ -85,18 +84,3 @@ class DDPMUNet(UNet):
             features = self.add_labels(features, labels)
         embedding = self.time_layer2(F.silu(self.time_layer1(features)))
         return embedding if self.labels_on_features else self.add_labels(embedding, labels)
-
-    def _draw_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        # Matrices stored as one, each with its own fan-out.
-        for matrix in self.modulation.weight.detach().split(self.modulation_sizes):
-            nn.init.xavier_uniform_(matrix)
-        for block in self.blocks():
-            if block.attention is not None:
-                for matrix in block.attention.qkv.weight.detach().chunk(3):
-                    nn.init.xavier_uniform_(matrix, gain=self.qkv_gain)
-        for layer in self.branch_ends():
-            layer.weight.detach().mul_(self.zero_gain)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from ddpm_kedro.diffusion.backbones.blocks import double, halve
 from ddpm_kedro.diffusion.backbones.ddpm import DDPMUNet
+from ddpm_kedro.diffusion.backbones.layers import double, halve
+from ddpm_kedro.diffusion.backbones.unet import Depth, Levels, Multipliers, Size
+from ddpm_kedro.ranges import Share
 
 
+@dataclass(eq=False, repr=False)
 class DDPMPlusPlus(DDPMUNet):
     """The CIFAR-10 network of EDM with its default sizes: 55.7M parameters.
 
@@ -20,7 +24,7 @@ class DDPMPlusPlus(DDPMUNet):
     zero (1e-5) instead of at it. The time is added in front of the second normalisation, as EDM
     sets it for this network; its adaptive scale belongs to another one (ADM). EDM's augmentation
     labels are left out: this project augments by flips alone, which need none. Its dropout on
-    CIFAR-10 is 0.13. Arguments and errors: :class:`UNet`.
+    CIFAR-10 is 0.13.
     """
 
     skip_scale = math.sqrt(0.5)
@@ -28,26 +32,15 @@ class DDPMPlusPlus(DDPMUNet):
     zero_gain = 1e-5
     qkv_gain = math.sqrt(0.2)
     labels_on_features = True
+    num_groups: ClassVar[int] = 32
+    channels_per_head: ClassVar[None] = None
 
-    def __init__(
-        self,
-        in_channels: int = 3,
-        base_channels: int = 128,
-        channel_mults: Sequence[int] = (2, 2, 2),
-        blocks_per_level: int = 4,
-        attention_levels: Sequence[int] = (1,),
-        dropout: float = 0.13,
-        num_classes: int | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            base_channels,
-            channel_mults,
-            blocks_per_level,
-            attention_levels,
-            dropout,
-            num_classes=num_classes,
-        )
+    in_channels: Size = 3
+    base_channels: Size = 128
+    channel_mults: Multipliers = (2, 2, 2)
+    blocks_per_level: Depth = 4
+    attention_levels: Levels = (1,)
+    dropout: Share = 0.13
 
     def downsampler(self, channels: int) -> nn.Module:
         return self.new_block(channels, channels, False, resample=halve)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddpm_kedro.diffusion.backbones.layers import GroupNorm, positive
-from ddpm_kedro.diffusion.backbones.unet import Backbone
+from ddpm_kedro.diffusion.backbones.layers import GroupNorm
+from ddpm_kedro.diffusion.backbones.unet import Backbone, Size
+from ddpm_kedro.ranges import Settings
 
 GROUPS = 8
 BOTTLENECK = 4  # side of the windows that the bottleneck averages
@@ -57,7 +60,8 @@ class Up(nn.Module):
         return self.convs(self.up(torch.cat([x, skip], dim=1)))
 
 
-class HomeworkUNet(Backbone):
+@dataclass(eq=False, repr=False)
+class HomeworkUNet(Settings, Backbone):
     """A convolutional UNet of three levels, without attention; 11.35M parameters at width 128.
 
     The layout is that of the "naive UNet" taught in many courses (from cloneofsimo/minDiffusion): a
@@ -66,22 +70,19 @@ class HomeworkUNet(Backbone):
     Mended against the published code: the time embedding is sinusoidal instead of sin(W t) with a
     small W, which hardly tells neighbouring steps apart; it is added with its two spatial axes; and
     images of any height and width pass, where both had to be multiples of 32.
-
-    Args:
-        in_channels: channels of the image, also of the output.
-        hidden_size: channels h of the widest level, a multiple of 8; deeper ones have 2h.
-        num_classes: number of classes, or None for a network without labels.
-
-    Raises:
-        InputError: a size that is not a whole number of at least 1.
     """
 
-    def __init__(
-        self, in_channels: int = 3, hidden_size: int = 128, num_classes: int | None = None
-    ) -> None:
-        positive(in_channels=in_channels, hidden_size=hidden_size)
-        super().__init__(num_classes, size_multiple=8)
-        wide = 2 * hidden_size
+    in_channels: Size = 3
+    """Of the image, also of the output."""
+    hidden_size: Size = 128
+    """Channels h of the widest level, a multiple of 8; deeper ones have 2h."""
+    num_classes: Size | None = None
+    """None for a network without labels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Backbone.__init__(self, self.num_classes, size_multiple=8)
+        in_channels, hidden_size, wide = self.in_channels, self.hidden_size, 2 * self.hidden_size
         self.stem = TripleConv(in_channels, hidden_size, residual=True)
         self.down1 = TripleConv(hidden_size, hidden_size)
         self.down2 = TripleConv(hidden_size, wide)

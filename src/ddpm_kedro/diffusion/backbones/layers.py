@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,36 +15,7 @@ from ddpm_kedro.errors import InputError
 
 EPS = 1e-6
 MAX_TOKENS_IN_A_TABLE = 1024
-
-
-def positive(most: int = 1 << 16, /, **numbers: int) -> None:
-    """Refuse sizes that are not whole numbers in 1..`most` by an InputError naming the first."""
-    for name, number in numbers.items():
-        whole = isinstance(number, int) and not isinstance(number, bool)
-        if not whole or not 1 <= number <= most:
-            raise InputError(f"{name}={number!r}: give a whole number in 1..{most}")
-
-
-def multipliers(name: str, values: Iterable[int]) -> tuple[int, ...]:
-    """A UNet's channel multipliers; InputError unless they are 1 to 12 whole numbers in 1..1024."""
-    values = tuple(values)
-    if not 1 <= len(values) <= 12:
-        raise InputError(f"{name}={list(values)}: give 1 to 12 multipliers, one for each level")
-    positive(1024, **{f"{name}[{level}]": value for level, value in enumerate(values)})
-    return values
-
-
-def existing_levels(name: str, levels: Iterable[int], num_levels: int) -> None:
-    """Refuse levels outside 0..`num_levels` - 1 by an InputError that names those there are."""
-    if not set(levels) <= set(range(num_levels)):
-        known = ", ".join(map(str, range(num_levels)))
-        raise InputError(f"{name}={list(levels)}: channel_mults has the levels {known}")
-
-
-def probability(name: str, value: float) -> None:
-    """Refuse a dropout outside [0, 1) by an InputError."""
-    if not 0 <= value < 1:
-        raise InputError(f"{name}={value!r}: give a probability of at least 0 and below 1")
+Resample = Callable[[Tensor], Tensor] | None
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -57,7 +29,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
-    """Take the central (B, C, height, width) out of what :func:`pad_to_multiple` made."""
+    """Take the central (B, C, height, width) out of what `pad_to_multiple` made."""
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     return x[..., top : top + height, left : left + width]
 
@@ -73,11 +45,9 @@ class GroupNorm(nn.GroupNorm):
     reduction and one multiply-add, which fuse with what stands around them; and before torch 2.15,
     whose CUDA kernel was the first to keep channels-last.
 
-    Args:
-        num_channels: C of the input (B, C, H, W).
-        num_groups: number of groups, or its largest divisor that divides C too and leaves a group
-            at least two channels: with one, a time embedding added before would be taken out again.
-        eps: added to the variance.
+    The input is (B, C, H, W), `num_channels` C. There are `num_groups`, or the largest divisor that
+    divides C too and leaves a group two channels at least: with one, a time embedding added before
+    would be taken out again.
     """
 
     def __init__(self, num_channels: int, num_groups: int = 32, eps: float = 1e-5) -> None:
@@ -113,7 +83,7 @@ class Dropout(nn.Dropout):
     torch draws 64 bits for each there, one after the other on one core, which takes a twelfth of
     the DDPM UNet's training step. p in [0, 1) is rounded to a multiple of 2^-16, and the scale
     belongs to the rounded one, so that the mean is kept exactly. In a lane it draws from the lane's
-    own generator (see :mod:`ddpm_kedro.diffusion.lanes`), else from torch's global one.
+    own generator (see `ddpm_kedro.diffusion.lanes`), else from torch's global one.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,7 +128,6 @@ class LabelEmbedding(nn.Module):
 
     def __init__(self, num_classes: int, num_features: int) -> None:
         super().__init__()
-        positive(num_classes=num_classes)
         self.num_classes = num_classes
         self.table = nn.Embedding(num_classes + 1, num_features)
 
@@ -222,3 +191,65 @@ def zero_init(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+def halve(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, H/2, W/2): means of 2x2 pixels, the resample filter [1, 1]."""
+    return F.avg_pool2d(x, 2)
+
+
+def double(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 2H, 2W): each pixel four times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class ResidualBlock(nn.Module):
+    """s (skip(x) + conv(dropout(silu(norm(conv(silu(norm(x))) + embedding))))), then attention.
+
+    `in_channels` and `out_channels` are C and C'; the skip connection is a 1x1 convolution where
+    they differ or where the block resamples, by `resample` (`halve` or `double`) in front of first
+    convolution and skip. The attention, of `num_heads` (None: there is none), is itself residual
+    and scaled; s is `skip_scale`, the factor of both residual sums.
+    """
+
+    numbers_per_channel: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dropout: float,
+        *,
+        num_heads: int | None = None,
+        num_groups: int = 32,
+        skip_scale: float = 1.0,
+        resample: Resample = None,
+    ) -> None:
+        super().__init__()
+        self.modulation_size = self.numbers_per_channel * out_channels
+        self.skip_scale = skip_scale
+        self.resample = resample
+        self.norm1 = GroupNorm(in_channels, num_groups, EPS)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = GroupNorm(out_channels, num_groups, EPS)
+        self.dropout = Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        same = in_channels == out_channels and resample is None
+        self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        self.attention = None
+        if num_heads is not None:
+            self.attention = SelfAttention(out_channels, num_heads, num_groups, EPS, skip_scale)
+
+    def modulated_norm(self, h: Tensor, modulation: Tensor) -> Tensor:
+        """The second normalisation of h (B, C', H, W); modulation (B, C', 1, 1) is added before."""
+        return self.norm2(h + modulation)
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """x (B, C, H, W); modulation (B, modulation_size), the same for every pixel."""
+        h = F.silu(self.norm1(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = F.silu(self.modulated_norm(self.conv1(h), modulation[:, :, None, None]))
+        y = self.skip(x) + self.conv2(self.dropout(h))
+        y = y if self.skip_scale == 1.0 else y * self.skip_scale
+        return y if self.attention is None else self.attention(y)

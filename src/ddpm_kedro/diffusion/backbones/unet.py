@@ -4,33 +4,49 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddpm_kedro.diffusion.backbones.blocks import Resample, ResidualBlock, double
 from ddpm_kedro.diffusion.backbones.layers import (
     EPS,
     GroupNorm,
     LabelEmbedding,
+    Resample,
+    ResidualBlock,
     TimeFeatures,
     crop,
-    existing_levels,
-    multipliers,
+    double,
     pad_to_multiple,
-    positive,
-    probability,
 )
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.ranges import Check, Settings, Share, number, require
+
+
+def several(least: int, each: Check) -> Check:
+    """A list of numbers, from `least` to 12, of which each is checked; kept as a tuple."""
+
+    def check(values: Any) -> tuple[Any, ...]:
+        require(not isinstance(values, str) and least <= len(values) <= 12, f"give {least} to 12")
+        return tuple(each.of(value) for value in values)
+
+    return Check(check)
+
+
+Size = Annotated[int, number(int, least=1, most=1 << 16)]
+Depth = Annotated[int, number(int, least=1, most=64)]
+Multipliers = Annotated[Sequence[int], several(1, number(int, least=1, most=1024))]
+Levels = Annotated[Sequence[int], several(0, number(int, least=0))]
 
 
 class Backbone(nn.Module, ABC):
     """A network for images of any size: pads them, embeds time and class, crops the answer.
 
-    A subclass calls :meth:`add_embedding` and writes :meth:`body`. `num_classes` is None for a
-    network without labels, `size_multiple` what the downsamplings divide height and width by.
+    A subclass calls `add_embedding` and writes `body`. `num_classes` is None for a network without
+    labels, `size_multiple` what the downsamplings divide height and width by.
     """
 
     def __init__(self, num_classes: int | None, size_multiple: int) -> None:
@@ -39,7 +55,7 @@ class Backbone(nn.Module, ABC):
         self.size_multiple = size_multiple
 
     def add_embedding(self, num_features: int) -> None:
-        """Make the layers of :meth:`embed`: here a linear one upon sines and cosines."""
+        """Make the layers of `embed`: here a linear one upon sines and cosines."""
         linear = nn.Linear(num_features, num_features)
         self.time_embedding = nn.Sequential(TimeFeatures(num_features), linear)
         self.label_embedding = self.new_label_embedding(num_features)
@@ -62,83 +78,74 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def body(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, C, H, W), multiples of ``size_multiple``, and what :meth:`embed` made -> output."""
+        """x (B, C, H, W), multiples of `size_multiple`, and what `embed` made -> output."""
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Args: x (B, C, H, W); t (B,) what the schedule tells about time; labels (B,) or None."""
+        """x (B, C, H, W); t (B,) what the schedule tells about time; labels (B,) or None."""
         y = self.body(pad_to_multiple(x, self.size_multiple), self.embed(t, labels))
         return crop(y, *x.shape[-2:])
 
 
-class UNet(Backbone):
+@dataclass(eq=False, repr=False)
+class UNet(Settings, Backbone):
     """Residual blocks on the way down and, joined to what was there by skip connections, up again.
 
-    The output of every layer of ``encoder`` (and of the stem, unless ``resamplers_apart``) is
-    joined to the input of one block of ``decoder``, the last to the first. A subclass sets the
-    class attributes; ``downsampler`` and ``upsampler`` make, for C channels, the layers between the
-    levels: (B, C, H, W) -> (B, C, H/2, W/2) and back.
-
-    Args:
-        in_channels: channels of the image, also of the output.
-        base_channels: channels of the stem.
-        channel_mults: channels of each level in units of `base_channels`; each level after the
-            first halves height and width.
-        blocks_per_level: residual blocks of a level on the way down; on the way up one for each
-            skip connection.
-        attention_levels: levels (0 is the full resolution) whose blocks have self-attention; the
-            middle has it always.
-        dropout: probability inside the residual blocks.
-        num_classes: number of classes, or None for a network without labels.
-        num_groups: groups of the normalisations, fewer where they would have one channel each.
-        channels_per_head: channels of an attention head; None is one head.
-
-    Raises:
-        InputError: a size out of its range, or an attention level that does not exist.
+    The output of every layer of `encoder` (and of the stem, unless `resamplers_apart`) is joined to
+    the input of one block of `decoder`, the last to the first. A subclass sets the class attributes
+    and its own numbers in the fields; `downsampler` and `upsampler` make, for C channels, the
+    layers between the levels: (B, C, H, W) -> (B, C, H/2, W/2) and back. InputError for a number
+    out of its range, or an attention level that does not exist.
     """
 
     block: ClassVar[type[ResidualBlock]] = ResidualBlock
     skip_scale: ClassVar[float] = 1.0
-    downsampler: Callable[[int], nn.Module]
-    upsampler: Callable[[int], nn.Module]
+    downsampler: ClassVar[Callable[[int], nn.Module]]
+    upsampler: ClassVar[Callable[[int], nn.Module]]
     middle_attention: ClassVar[Sequence[bool]] = (True, False)  # of each block in the middle
     attention_once_upwards: ClassVar[bool] = False  # of a level's blocks the last alone has it
     resamplers_apart: ClassVar[bool] = False  # in `down` and `up`, not joined; doubled before `up`
 
-    def __init__(
-        self,
-        in_channels: int,
-        base_channels: int,
-        channel_mults: Sequence[int],
-        blocks_per_level: int,
-        attention_levels: Sequence[int],
-        dropout: float,
-        num_classes: int | None,
-        num_groups: int = 32,
-        channels_per_head: int | None = None,
-    ) -> None:
-        positive(in_channels=in_channels, base_channels=base_channels, num_groups=num_groups)
-        positive(64, blocks_per_level=blocks_per_level)
-        probability("dropout", dropout)
-        channel_mults = multipliers("channel_mults", channel_mults)
-        existing_levels("attention_levels", attention_levels, len(channel_mults))
-        super().__init__(num_classes, 2 ** (len(channel_mults) - 1))
-        self.blocks_per_level = blocks_per_level
-        self.channels_per_head = channels_per_head
-        self.dropout, self.num_groups = dropout, num_groups
+    in_channels: Size
+    """Of the image, also of the output."""
+    base_channels: Size
+    """Of the stem."""
+    channel_mults: Multipliers
+    """Channels of each level in units of `base_channels`; each after the first halves the sides."""
+    blocks_per_level: Depth
+    """Residual blocks on the way down; on the way up one for each skip connection."""
+    attention_levels: Levels
+    """Levels (0: full resolution) whose blocks have self-attention; the middle always has it."""
+    dropout: Share
+    """Probability inside the residual blocks."""
+    num_classes: Size | None = None
+    """None for a network without labels."""
+    num_groups: Size = 32
+    """Of the normalisations, fewer where they would have one channel each."""
+    channels_per_head: Size | None = None
+    """Of an attention; None is one head."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        levels = range(len(self.channel_mults))
+        if not {*self.attention_levels} <= {*levels}:
+            raise InputError(
+                f"attention_levels={list(self.attention_levels)}: channel_mults has the levels "
+                f"{', '.join(map(str, levels))}"
+            )
+        Backbone.__init__(self, self.num_classes, 2 ** (len(levels) - 1))
+        base_channels = self.base_channels
         self.add_embedding(4 * base_channels)
-        self.stem = nn.Conv2d(in_channels, base_channels, 3, padding=1)
+        self.stem = nn.Conv2d(self.in_channels, base_channels, 3, padding=1)
         self.encoder, self.down, self.middle, self.decoder, self.up = (
             nn.ModuleList() for _ in range(5)
         )
-        self.widths = [base_channels * mult for mult in channel_mults]
-        self.attention_levels = set(attention_levels)
+        self.widths = [base_channels * mult for mult in self.channel_mults]
         channels = self._add_levels()
         self.modulation_sizes = [block.modulation_size for block in self.blocks()]
         # One product for all blocks instead of one each: few, large operations.
         self.modulation = nn.Linear(4 * base_channels, sum(self.modulation_sizes))
-        self.out_norm = GroupNorm(channels, num_groups, EPS)
-        self.out = nn.Conv2d(channels, in_channels, 3, padding=1)
+        self.out_norm = GroupNorm(channels, self.num_groups, EPS)
+        self.out = nn.Conv2d(channels, self.in_channels, 3, padding=1)
 
     def _add_levels(self) -> int:
         """Fill encoder, middle and decoder; returns the channels that come out of them."""
@@ -171,7 +178,7 @@ class UNet(Backbone):
     def new_block(
         self, in_channels: int, out_channels: int, attention: bool, resample: Resample = None
     ) -> ResidualBlock:
-        """A block with this network's options; see :class:`ResidualBlock`."""
+        """A block with this network's options; see `ResidualBlock`."""
         heads = self.heads(out_channels)
         options = {"num_heads": heads if attention else None, "num_groups": self.num_groups}
         options |= {"skip_scale": self.skip_scale, "resample": resample}
@@ -179,11 +186,10 @@ class UNet(Backbone):
 
     def heads(self, channels: int) -> int:
         """Heads of an attention; InputError where they would not divide `channels` evenly."""
-        each = channels if self.channels_per_head is None else self.channels_per_head
-        heads = channels // each if isinstance(each, int) and each > 0 else 0
-        if heads < 1 or channels % heads:
-            raise InputError(f"channels_per_head={each!r}: give a divisor of {channels}")
-        return heads
+        each = self.channels_per_head or channels
+        if channels % each:
+            raise InputError(f"channels_per_head={each}: give a divisor of {channels}")
+        return channels // each
 
     def blocks(self) -> list[ResidualBlock]:
         """All residual blocks, in the order of their share of the modulation."""

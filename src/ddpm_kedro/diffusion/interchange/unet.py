@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm_kedro.diffusion.backbones.blocks import ResidualBlock
 from ddpm_kedro.diffusion.backbones.ddpm import DDPMUNet
-from ddpm_kedro.diffusion.backbones.layers import EPS, GroupNorm
+from ddpm_kedro.diffusion.backbones.layers import EPS, GroupNorm, ResidualBlock
 from ddpm_kedro.errors import InputError
 
 # What DDPMUNet is, the network of google/ddpm-cifar10-32 ...

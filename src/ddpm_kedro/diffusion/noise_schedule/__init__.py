@@ -1,7 +1,5 @@
 """Noise schedules: how much image and how much noise make up x_t = alpha(t) x_0 + sigma(t) eps."""
 
-from __future__ import annotations
-
 from ddpm_kedro.diffusion.noise_schedule.base import (
     STRAIGHT_PATH,
     VARIANCE_EXPLODING,

@@ -1,4 +1,4 @@
-"""Ancestral sampling: the reverse Markov chain of DDPM, one Gaussian step at a time."""
+"""The reverse Markov chain of DDPM, and DDIM: from its noise (eta = 1) to none (eta = 0)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Annotated
 from torch import Tensor
 
 from ddpm_kedro.diffusion.noise_schedule import VARIANCE_PRESERVING, NoiseSchedule
-from ddpm_kedro.diffusion.samplers.sampler import Level, Sampler, SamplingRun
+from ddpm_kedro.diffusion.samplers.sampler import Level, Sampler, SamplingRun, first_order
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.ranges import choice
+from ddpm_kedro.ranges import Probability, choice
 
 
 def step_variance(now: Level, then: Level) -> float:
@@ -53,3 +53,24 @@ class Ancestral(Sampler):
             return mean
         variance = beta if self.variance == "large" else posterior_variance(now, then)
         return mean + math.sqrt(variance) * run.noise()
+
+
+@dataclass(eq=False)
+class DDIM(Sampler):
+    """x' = alpha' x_0 + sqrt(sigma'^2 - c^2) eps + c z, c = eta times the posterior's std.
+
+    Song et al. 2021 (DDIM), eq. 12 and 16; eps = (x - alpha x_0)/sigma follows a thresholded x_0.
+    eta in [0, 1]: 0 adds no noise and is Euler's step of the probability flow and of the straight
+    path too; 1 equals `Ancestral(variance="small")`.
+    """
+
+    eta: Probability = 0.0
+
+    def step(self, run: SamplingRun, x: Tensor, now: Level, then: Level) -> Tensor:
+        x0 = run.denoise(x, now)
+        variance = self.eta**2 * posterior_variance(now, then)
+        if variance == 0:
+            return first_order(x, x0, now, then)
+        on_eps = math.sqrt(then.sigma**2 - variance)
+        eps = (x - now.alpha * x0) / now.sigma
+        return then.alpha * x0 + on_eps * eps + math.sqrt(variance) * run.noise()

@@ -116,10 +116,10 @@ class LearningState:
 
     def weight_sets(self) -> dict[str, dict[str, Tensor]]:
         """All sets of weights for a model file, by name."""
-        sets = {"raw": _contiguous(self.network)}
+        sets = {"raw": contiguous(self.network)}
         for index, name in enumerate(self.settings.ema.names):
             with self.averaged(index):
-                sets[name] = _contiguous(self.network)
+                sets[name] = contiguous(self.network)
         return sets
 
     def tensors(self) -> dict[str, Tensor]:
@@ -203,7 +203,8 @@ def build_optimizer(
 _NOT_FUSED_ON_CUDA = () if torch.__version__ >= "2.15" else (torch.optim.Adagrad,)
 
 
-def _contiguous(network: nn.Module) -> dict[str, Tensor]:
+def contiguous(network: nn.Module) -> dict[str, Tensor]:
+    """Copies of a network's weights and buffers on the CPU, by name."""
     return {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in network.state_dict().items()
