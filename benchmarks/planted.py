@@ -152,10 +152,8 @@ def blended(images: np.ndarray, _: Random) -> np.ndarray:
 
 def some_noise(images: np.ndarray, random: Random, share: float) -> np.ndarray:
     """A `share` of the images is nothing but noise."""
-    images = images.copy()
-    images[: round(share * len(images))] = random.integers(
-        0, 256, (round(share * len(images)), *images.shape[1:]), dtype=np.uint8
-    )
+    images, count = images.copy(), math.ceil(share * len(images))
+    images[:count] = random.integers(0, 256, (count, *images.shape[1:]), dtype=np.uint8)
     return images
 
 
