@@ -37,6 +37,7 @@ GROUPS = {
     "optimizer": ("optimizers", "training.optimizer"),
     "lr_schedule": ("lr_schedules", "training.lr_schedule"),
     "sampler": ("samplers", "training.sampler"),
+    "features": ("feature_extractors", "evaluation.features"),
 }
 # Options that go together only: choosing the left one means choosing a formulation too.
 COMPANIONS: dict[str, dict[str, str]] = {
@@ -221,7 +222,10 @@ REFUSED = [
     ({"sampling": {"num_steps": 2000}}, "2000"),
     ({"sampling": {"guidance": 3.0}}, "sampling.guidance=3.0: only a conditional model"),
     ({"sampling": {"label": 7}}, "sampling.label=7: only a conditional model"),
-    ({"evaluation": {"features": {"num_components": 0}}}, "evaluation.features: num_components=0"),
+    (
+        {"evaluation": {"features": {"num_components": 0}}},
+        "feature_extractors.auto: num_components=0",
+    ),
     ({"training": 7}, "training=7"),
     ({"noise_schedules": {"cosine": {"steps": 3}}}, "noise_schedules.cosine"),
     ({"noise_schedule": "zero_terminal_snr", "objective": "eps"}, "objectives.eps"),

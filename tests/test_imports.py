@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "training": {"images", "diffusion"},
     "evaluation": {"images", "diffusion"},
     "parameters": {"images", "diffusion", "training", "evaluation"},
-    "option_check": {"diffusion", "training", "parameters"},
+    "option_check": {"diffusion", "evaluation", "training", "parameters"},
     "datasets": {"images", "diffusion", "training", "evaluation"},
     "pipelines": {"images", "diffusion", "training", "evaluation", "parameters"},
     "framework": {"training"},

@@ -20,6 +20,7 @@ from ddpm_kedro.diffusion.precision import choose_device
 from ddpm_kedro.diffusion.samplers import Sampler
 from ddpm_kedro.diffusion.timesteps import TimestepSampling
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.features import FeatureExtractor
 from ddpm_kedro.parameters import Parameters
 from ddpm_kedro.training.lr_schedule import is_torch_scheduler
 from ddpm_kedro.training.settings import TrainingSettings
@@ -56,8 +57,8 @@ def check_options(parameters: Parameters) -> tuple[NoiseSchedule, Sampler]:
     with _named("lr_schedules", parameters.lr_schedule):
         made_by_torch = is_torch_scheduler(training.lr_schedule)
         build(training.lr_schedule, *([optimizer] if made_by_torch else []))
-    with _named("evaluation", "features"):
-        build(parameters.evaluation.features)
+    with _named("feature_extractors", parameters.features):
+        _check_features(parameters)
     _check_classes(parameters)
     with _named("samplers", parameters.sampler):
         own = _built(training, "sampler")
@@ -86,6 +87,16 @@ def check_samplers(parameters: Parameters, schedule: NoiseSchedule, own: Sampler
 def _built(training: TrainingSettings, name: str) -> Any:
     vet(getattr(training, name), KINDS[name], name)
     return build(getattr(training, name))
+
+
+def _check_features(parameters: Parameters) -> None:
+    """Whether what scores are made of is there, and sees images such as are asked for."""
+    vet(parameters.evaluation.features, FeatureExtractor, "features")
+    extractor = build(parameters.evaluation.features)
+    extractor.check()
+    size, channels = parameters.image_size, parameters.preparation.channels
+    if size is not None:  # else the images are looked at when they are there
+        extractor.for_images((channels or 3, size, size))
 
 
 def _check_trust(parameters: Parameters) -> None:

@@ -65,6 +65,7 @@ class Parameters:
     optimizer: str
     lr_schedule: str
     sampler: str
+    features: str
 
     formulations: dict[str, FormulationParameters]
     datasets: Tables
@@ -77,6 +78,7 @@ class Parameters:
     optimizers: Tables
     lr_schedules: Tables
     samplers: Tables
+    feature_extractors: Tables
 
     seed: Seed
     """Of everything random: weights, data order, noise, held-out images."""

@@ -414,12 +414,12 @@ class TestRefusals:
             ("scheduler", {"trained_betas": [0.1]}, "trained_betas"),
             ("scheduler", {"prediction_type": "flow"}, "flow"),
             ("scheduler", {"num_train_timesteps": "many"}, "many"),
-            ("scheduler", {"beta_start": "low"}, "beta_start='low'"),
+            ("scheduler", {"beta_start": "low"}, "beta_start=low: input should be a valid number"),
             ("scheduler", {"clip_sample_range": 2.0}, "clip_sample_range=2.0: only 1.0"),
             ("scheduler", {"steps_offset": 1, "timestep_spacing": "leading"}, "steps_offset=1"),
             ("scheduler", {"set_alpha_to_one": False}, "DDIMScheduler with set_alpha_to_one=False"),
             ("scheduler", {"thresholding": True, "sample_max_value": 0.5}, "sample_max_value=0.5"),
-            ("scheduler", {"timestep_spacing": "cubic"}, "timestep_spacing='cubic'"),
+            ("scheduler", {"timestep_spacing": "cubic"}, "DDIMScheduler.timestep_spacing=cubic: input should be"),
             ("scheduler", {"predict_epsilon": False}, "predict_epsilon=False"),
             ("scheduler", {"of_tomorrow": 3}, "of_tomorrow=3: cannot be imported"),
             ("scheduler", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler"),
@@ -427,7 +427,7 @@ class TestRefusals:
             (
                 "scheduler",
                 {"_class_name": "DDPMScheduler", "variance_type": "learned_range"},
-                "variance_type='learned_range'",
+                "variance_type=learned_range: input should be 'fixed_small'",
             ),
             (
                 "scheduler",

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.evaluation import features, memorisation
+from ddpm_kedro.evaluation import memorisation
+from ddpm_kedro.evaluation.features import extractor
 from ddpm_kedro.evaluation.memorisation import (
     count_duplicates,
     excess_closeness,
@@ -20,7 +21,7 @@ def random_images(count: int, seed: int) -> np.ndarray:
 def test_neighbours_are_the_nearest_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, references = random_images(23, seed=0), random_images(57, seed=1)
     monkeypatch.setattr(memorisation, "QUERY_ROWS", 7)
-    monkeypatch.setattr(features, "CHUNK_BYTES", 8 * 48 * 10)
+    monkeypatch.setattr(extractor, "CHUNK_BYTES", 8 * 48 * 10)
     found = nearest_neighbours(queries, references)
     differences = queries[:, None].astype(float) - references[None].astype(float)
     table = np.sqrt(np.square(differences).mean(axis=(2, 3, 4)))

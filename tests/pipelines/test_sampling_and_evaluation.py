@@ -160,7 +160,7 @@ def test_both_stages_write_what_the_contract_names(catalog: DataCatalog, tmp_pat
     SequentialRunner().run(evaluation.create_pipeline(), catalog)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["num_samples"] == 10
-    assert metrics["features"] == "4 principal components"
+    assert metrics["features"] == "pixels: 4 principal components"
     assert metrics["samples_of_even"] + metrics["samples_of_odd"] == 10
     assert all(isinstance(value, (int, float, str)) for value in metrics.values())
     page = (tmp_path / "report.html").read_text()

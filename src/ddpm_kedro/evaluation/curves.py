@@ -64,12 +64,12 @@ def loss_figure(records: Iterable[Mapping[str, Any]]) -> Figure:
     """
     records = list(records)
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    images_seen, loss = _column(records, "loss")
+    images_seen, loss = column(records, "loss")
     if len(loss):
         curves["each record"] = images_seen, loss
         halflife = max(0.01 * (images_seen[-1] - images_seen[0]), 1.0)
         curves["training loss"] = images_seen, _smoothed(images_seen, loss, halflife)
-    images_seen, loss = _column(records, "held_out_loss")
+    images_seen, loss = column(records, "held_out_loss")
     if len(loss):
         curves["held-out loss"] = images_seen, loss
     titles = "Loss while training", "training images seen", "loss"
@@ -105,7 +105,8 @@ def distance_figure(distances: Mapping[str, np.ndarray]) -> Figure:
     )
 
 
-def _column(records: list[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+def column(records: Iterable[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images seen and the value of `key` (both (n,)) of the records that have a finite one."""
     pairs = [(r["images_seen"], r[key]) for r in records if r.get(key) is not None]
     columns = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     columns = columns[np.isfinite(columns).all(axis=1)]

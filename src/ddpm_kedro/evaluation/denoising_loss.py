@@ -21,16 +21,13 @@ from ddpm_kedro.progress import Progress
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """Errors of a denoiser at K levels of noise, each a mean over the same images.
+    """Errors of a denoiser at K levels of noise, each a mean over the same `num_images` images.
 
-    Args:
-        log_snr: float64 (K,), ln(alpha^2 / sigma^2) of the levels, falling: from clean to noisy.
-        objective: float64 (K,), the loss that training minimises, its loss weight included.
-        x0: float64 (K,), mean square error of the estimate of x_0, pixels in [-1, 1].
-        eps: float64 (K,), mean square error of the noise that this estimate implies,
-            alpha^2 / sigma^2 times ``x0``: the loss of Ho et al. 2020, eq. 14, whatever the
-            network predicts, so that models with different objectives compare.
-        num_images: images behind each number.
+    All are float64 (K,): `log_snr`, ln(alpha^2 / sigma^2) of the levels, falls from clean to noisy;
+    `objective` is the loss that training minimises, its loss weight included; `x0` the mean square
+    error of the estimate of x_0, pixels in [-1, 1]; `eps` that of the noise which the estimate
+    implies, alpha^2 / sigma^2 times `x0`: the loss of Ho et al. 2020, eq. 14, whatever the network
+    predicts, so that models with different objectives compare.
     """
 
     log_snr: np.ndarray
@@ -60,27 +57,16 @@ def denoising_loss(
     precision: str = "fp32",
     description: str = "denoising loss",
 ) -> DenoisingLoss:
-    """Measure a denoiser on every image at every one of ``num_levels`` levels of noise.
+    """Measure a denoiser on every image, uint8 (N, C, H, W), at each of `num_levels` >= 3 levels.
 
     The levels are the middles of equal parts of the schedule's own training times, so the plain
     mean over them estimates the training loss under uniform timesteps. Image i at level k always
-    gets the same noise (a function of seed, k and i), so two models, or two sets of images, differ
-    by what they are and not by luck, and ``batch_size`` changes nothing but rounding.
+    gets the same noise (a function of `seed`, k and i), so two models, or two sets of images,
+    differ by what they are and not by luck, and `batch_size` changes nothing but rounding.
 
-    Args:
-        denoiser: left in evaluation mode, on ``device``.
-        images: uint8 (N, C, H, W), N >= 1.
-        labels: int64 (N,), told to a denoiser that was trained with labels; None where there are
-            none.
-        num_levels: K >= 3.
-        seed: of the noise.
-        batch_size: images in one forward pass, >= 1.
-        device: where it is computed.
-        precision: of the network, "fp32", "bf16" or "fp16"; all else is fp32 or wider.
-        description: shown with the progress.
-
-    Raises:
-        InputError: no image, or a number below its range.
+    `labels`, int64 (N,), are told to a denoiser that was trained with some. The network computes in
+    `precision` ("fp32", "bf16", "fp16"), all else in fp32 or wider; the denoiser is left in
+    evaluation mode on `device`. InputError where there is no image or a number is below its range.
     """
     if not len(images) or num_levels < 3 or batch_size < 1:
         raise InputError(

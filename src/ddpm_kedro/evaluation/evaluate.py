@@ -55,8 +55,8 @@ def evaluate(
         InputError: the sets do not belong together (``check_shapes`` in ``scores``).
     """
     check_shapes(samples, train, test)
-    extractor = build(settings.features)
     device = choose_device(settings.device)
+    extractor = build(settings.features).for_images(train.image_shape).to(device)
     precision = choose_precision(settings.precision, device).name
     of_loss = {"seed": settings.seed, "device": device, "precision": precision}
     seconds = predicted_seconds(samples, train, test, denoiser, extractor, settings, **of_loss)

@@ -8,7 +8,7 @@ from hashlib import sha256
 import numpy as np
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.evaluation.features import byte_chunks
+from ddpm_kedro.evaluation.features.extractor import byte_chunks
 from ddpm_kedro.progress import Progress
 
 QUERY_ROWS = 1024  # images searched for at once: bounds the table of distances

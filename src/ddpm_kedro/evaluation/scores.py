@@ -75,7 +75,7 @@ def distribution_metrics(
     ]
     floor = float(np.mean(floors))
     return {
-        "features": extractor.name,
+        "features": extractor.identity,
         "frechet_distance": distance,
         "frechet_floor": floor,
         "frechet_floor_std": float(np.std(floors)),

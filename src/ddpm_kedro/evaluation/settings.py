@@ -15,7 +15,7 @@ class EvaluationSettings(Settings):
     section: ClassVar[str] = "evaluation"
 
     features: Option
-    """What the Frechet distance compares images by."""
+    """What images are compared by: the chosen entry of `feature_extractors`."""
     max_images: Annotated[int, number(int, least=2)] | None
     """Images of each set that it uses; None takes all."""
     neighbour_images: Annotated[int, number(int, least=2)]

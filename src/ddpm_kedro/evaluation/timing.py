@@ -62,7 +62,7 @@ def predicted_seconds(
 def _seconds_of_features(
     extractor: FeatureExtractor, images: np.ndarray, num_fitted: int, num_turned: int
 ) -> float:
-    some = images[: min(num_fitted, MORE)]
+    some = images[: min(num_fitted, MORE if extractor.uses_pixels else FEW)]
     # What a fit costs whatever the number of images is told apart by two of them.
     few = _seconds(lambda: extractor.fit(some[:FEW]))
     more = _seconds(lambda: extractor.fit(some))

@@ -1,7 +1,5 @@
 """Models to and from Hugging Face diffusers' folders; diffusers itself is not needed for either."""
 
-from __future__ import annotations
-
 from ddpm_kedro.diffusion.interchange.conversion import from_diffusers, to_diffusers
 from ddpm_kedro.diffusion.interchange.folder import DiffusersModel, read_folder, write_folder
 

@@ -24,32 +24,27 @@ SCHEDULER_CONFIG = "scheduler_config.json"
 
 @dataclass(frozen=True)
 class DiffusersModel:
-    """What a diffusers folder holds, in plain values and tensors.
-
-    Args:
-        pipeline: class name of the pipeline, such as "DDIMPipeline".
-        unet: configuration of its ``UNet2DModel``.
-        weights: the UNet's tensors by diffusers' names.
-        scheduler: configuration of its scheduler, with the class under "_class_name".
-    """
+    """What a diffusers folder holds, in plain values and tensors."""
 
     pipeline: str
+    """Name of its class, such as "DDIMPipeline"."""
     unet: Mapping[str, Any]
+    """Configuration of its `UNet2DModel`."""
     weights: Mapping[str, Tensor]
+    """The UNet's tensors by diffusers' names."""
     scheduler: Mapping[str, Any]
+    """Configuration of its scheduler, with the class under "_class_name"."""
 
 
 def write_folder(path: str | os.PathLike[str], model: DiffusersModel) -> None:
-    """Write ``model_index.json``, ``unet/`` and ``scheduler/``: the folder is whole or not there.
+    """Write `model_index.json`, `unet/` and `scheduler/`: the folder is whole or not there.
 
-    An older export in the same place is replaced.
-
-    Raises:
-        InputError: something else is in the way: a file, or a folder that is not such an export.
-        OSError: the disk is full or not writable; an older export stays.
+    An older export in the same place is replaced; it stays at an OSError, where the disk is full or
+    not writable. InputError where something else is in the way: a file, or another folder.
     """
     path = Path(path)
-    if path.exists() and not (path / INDEX).is_file() and not _is_empty_folder(path):
+    is_empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not (path / INDEX).is_file() and not is_empty:
         raise InputError(f"{path}: not an earlier export, so it is left alone; choose another path")
     index = {
         "_class_name": model.pipeline,
@@ -58,24 +53,28 @@ def write_folder(path: str | os.PathLike[str], model: DiffusersModel) -> None:
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.weights.items()}
     with atomic_folder(path) as new:
-        _write_json(new / INDEX, index)
-        _write_json(new / "unet" / UNET_CONFIG, model.unet)
-        _write_json(new / "scheduler" / SCHEDULER_CONFIG, model.scheduler)
+        for name, values in (
+            (INDEX, index),
+            (f"unet/{UNET_CONFIG}", model.unet),
+            (f"scheduler/{SCHEDULER_CONFIG}", model.scheduler),
+        ):
+            with atomic_write(new / name, "w") as file:
+                file.write(json.dumps(values, indent=2, sort_keys=True) + "\n")
         with atomic_write(new / "unet" / UNET_WEIGHTS) as file:
             file.write(safetensors.torch.save(tensors, {"format": "pt"}))
 
 
 def read_folder(path: str | os.PathLike[str]) -> DiffusersModel:
-    """Read a folder laid out like google/ddpm-cifar10-32, with or without ``unet/`` subfolders.
+    """Read a folder laid out like google/ddpm-cifar10-32, with or without `unet/` subfolders.
 
-    Raises:
-        InputError: a file is missing or torn, or the weights are there as a pickle alone.
+    InputError where a file is missing or torn, or the weights are there as a pickle alone.
     """
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path}: no folder; give one with a {INDEX}, as diffusers saves it")
-    unet = path / "unet" if (path / "unet").is_dir() else path
-    scheduler = path / "scheduler" if (path / "scheduler").is_dir() else path
+    unet, scheduler = (
+        path / part if (path / part).is_dir() else path for part in ("unet", "scheduler")
+    )
     index = _read_json(path / INDEX) if (path / INDEX).is_file() else {}
     weights = unet / UNET_WEIGHTS
     if not weights.is_file():
@@ -86,21 +85,8 @@ def read_folder(path: str | os.PathLike[str]) -> DiffusersModel:
         tensors = safetensors.torch.load_file(weights)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{weights}: not a whole safetensors file ({error})") from error
-    return DiffusersModel(
-        pipeline=str(index.get("_class_name", "")),
-        unet=_read_json(unet / UNET_CONFIG),
-        weights=tensors,
-        scheduler=_read_json(scheduler / SCHEDULER_CONFIG),
-    )
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    with atomic_write(path, "w") as file:
-        file.write(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    configs = _read_json(unet / UNET_CONFIG), _read_json(scheduler / SCHEDULER_CONFIG)
+    return DiffusersModel(str(index.get("_class_name", "")), configs[0], tensors, configs[1])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

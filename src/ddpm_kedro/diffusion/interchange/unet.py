@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ddpm_kedro.diffusion.backbones.blocks import ResidualBlock
 from ddpm_kedro.diffusion.backbones.ddpm import DDPMUNet
 from ddpm_kedro.diffusion.backbones.layers import EPS, GroupNorm
-from ddpm_kedro.diffusion.interchange.names import entries, new_name
 from ddpm_kedro.errors import InputError
 
 # What DDPMUNet is, the network of google/ddpm-cifar10-32 ...
@@ -37,6 +37,8 @@ FIXED: Mapping[str, Any] = {
 DEFAULTS: Mapping[str, Any] = {
     **FIXED,
     "attention_head_dim": 8,
+    "block_out_channels": None,
+    "down_block_types": None,
     "downsample_padding": 1,
     "dropout": 0.0,
     "flip_sin_to_cos": True,
@@ -47,16 +49,34 @@ DEFAULTS: Mapping[str, Any] = {
     "norm_num_groups": 32,
     "num_class_embeds": None,
     "out_channels": 3,
+    "up_block_types": None,
 }
+OUTSIDE = {
+    "time_layer1": "time_embedding.linear_1",
+    "time_layer2": "time_embedding.linear_2",
+    "label_embedding.table": "class_embedding",
+    "stem": "conv_in",
+    "out_norm": "conv_norm_out",
+    "out": "conv_out",
+}
+IN_A_BLOCK = {name: name for name in ("norm1", "conv1", "norm2", "conv2")}
+IN_A_BLOCK |= {"skip": "conv_shortcut"}
+# Names that attention layers had before diffusers 0.15, which google's files still have.
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+SIDES = {
+    "encoder": ("down_blocks.{}", "downsamplers"),
+    "middle": ("mid_block", ""),
+    "decoder": ("up_blocks.{}", "upsamplers"),
+}
+ALL = slice(None)
 
 
 def export_unet(
     network: nn.Module, height: int, width: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and weights of the ``UNet2DModel`` that equals a :class:`DDPMUNet`.
+    """The configuration and weights of the `UNet2DModel` that equals a `DDPMUNet`.
 
-    Raises:
-        InputError: diffusers has no equal of the network, or none for images of this size.
+    InputError where diffusers has no equal of the network, or none for images of this size.
     """
     if type(network) is not DDPMUNet:
         raise InputError(
@@ -81,10 +101,8 @@ def export_unet(
         )
     widths, heads = network.widths, network.middle[0].attention.num_heads
     per_head = None if network.channels_per_head is None else widths[-1] // heads
-    down = [
-        "AttnDownBlock2D" if level in network.attention_levels else "DownBlock2D"
-        for level in range(len(widths))
-    ]
+    attends = [level in network.attention_levels for level in range(len(widths))]
+    down = ["AttnDownBlock2D" if attention else "DownBlock2D" for attention in attends]
     config = {
         **FIXED,
         "attention_head_dim": per_head,
@@ -101,53 +119,39 @@ def export_unet(
         "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
     }
     state = network.state_dict()
-    weights = {
-        entry.theirs: state[entry.ours][entry.first : entry.last].clone()
-        for entry in entries(network)
-    }
-    return config, weights
+    return config, {theirs: state[ours][rows].clone() for ours, rows, theirs in _tensors(network)}
 
 
 def import_unet(
     config: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The arguments of the :class:`DDPMUNet` that equals a ``UNet2DModel``, and its weights.
+    """The arguments of the `DDPMUNet` that equals a `UNet2DModel`, and its weights.
 
-    `config` is the model's ``config.json``; `weights` may have diffusers' names of before 0.15 too.
-
-    Raises:
-        InputError: the model differs from :class:`DDPMUNet`, or its weights from its configuration.
+    `config` is the model's `config.json`; `weights` may have diffusers' names of before 0.15 too.
+    InputError where the model differs from `DDPMUNet`, or its weights from its configuration.
     """
-    config = {**DEFAULTS, **config}
-    for key, value in FIXED.items():
-        if config[key] != value:
-            raise InputError(
-                f"UNet2DModel with {key}={config[key]!r}: only networks laid out like "
-                f"google/ddpm-cifar10-32 can be imported, which have {key}={value!r}"
-            )
-    arguments = _arguments(config)
+    arguments = _arguments({**DEFAULTS, **config})
     with torch.device("meta"):
         network = DDPMUNet(**arguments)
+    wanted = arguments["num_groups"]
     for name, module in network.named_modules():
-        if isinstance(module, GroupNorm) and module.num_groups != config["norm_num_groups"]:
+        if isinstance(module, GroupNorm) and module.num_groups != wanted:
             raise InputError(
-                f"UNet2DModel with norm_num_groups={config['norm_num_groups']}: {name} of "
+                f"UNet2DModel with norm_num_groups={wanted}: {name} of "
                 f"{module.num_channels} channels would have fewer than two channels in a group"
             )
-    weights = {new_name(name): tensor for name, tensor in weights.items()}
-    tensors = entries(network)
-    different = sorted({entry.theirs for entry in tensors} ^ weights.keys())
+    weights = {_new_name(name): tensor for name, tensor in weights.items()}
+    tensors = list(_tensors(network))
+    different = sorted({theirs for *_, theirs in tensors} ^ weights.keys())
     if different:
         raise InputError(f"its weights do not fit its config.json, first {different[0]}")
-    state = {
-        name: torch.empty(value.shape, dtype=torch.float32)
-        for name, value in network.state_dict().items()
-    }
-    for entry in tensors:
-        rows, tensor = state[entry.ours][entry.first : entry.last], weights[entry.theirs]
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    state = {name: torch.empty(shape, dtype=torch.float32) for name, shape in shapes.items()}
+    for ours, share, theirs in tensors:
+        rows, tensor = state[ours][share], weights[theirs]
         if rows.shape != tensor.shape and rows.numel() != tensor.numel():
             raise InputError(
-                f"its {entry.theirs} has the shape {tuple(tensor.shape)}, "
+                f"its {theirs} has the shape {tuple(tensor.shape)}, "
                 f"its config.json says {tuple(rows.shape)}"
             )
         rows.copy_(tensor.reshape(rows.shape))
@@ -156,28 +160,28 @@ def import_unet(
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of DDPMUNet in a UNet2DModel's configuration."""
-    widths = config.get("block_out_channels")
-    down, up = config.get("down_block_types"), config.get("up_block_types")
-    if not all(isinstance(value, (list, tuple)) and value for value in (widths, down, up)):
-        raise InputError("UNet2DModel: its config.json has no block_out_channels or block types")
-    if set(down) - {"DownBlock2D", "AttnDownBlock2D"} or len(down) != len(widths):
-        raise InputError(f"UNet2DModel with down_block_types={list(down)}: cannot be imported")
-    if [name.replace("Up", "Down") for name in reversed(up)] != list(down):
-        raise InputError(
-            f"UNet2DModel with up_block_types={list(up)}: not down_block_types' mirror"
-        )
-    if any(not isinstance(width, int) or width % widths[0] for width in widths):
-        raise InputError(
-            f"UNet2DModel with block_out_channels={list(widths)}: give multiples of the first"
-        )
-    if config["in_channels"] != config["out_channels"]:
-        raise InputError(
-            f"UNet2DModel with in_channels={config['in_channels']} and "
-            f"out_channels={config['out_channels']}: they must be equal"
-        )
-    embeds = config["num_class_embeds"]
+
+    def demand(holds: bool, name: str, right: str) -> None:
+        if not holds:
+            raise InputError(f"UNet2DModel with {name}={config[name]!r}: {right}")
+
+    for name, value in FIXED.items():
+        right = f"only networks laid out like google/ddpm-cifar10-32 can be imported: {value!r}"
+        demand(config[name] == value, name, right)
+    lists = ("block_out_channels", "down_block_types", "up_block_types")
+    widths, down, up = (config[name] for name in lists)
+    for name in lists:
+        demand(isinstance(config[name], list | tuple) and config[name], name, "give a list")
+    is_known = not set(down) - {"DownBlock2D", "AttnDownBlock2D"} and len(down) == len(widths)
+    demand(is_known, "down_block_types", "cannot be imported")
+    mirror = [name.replace("Down", "Up") for name in reversed(down)]
+    demand(mirror == list(up), "up_block_types", "not down_block_types' mirror")
+    are_multiples = all(isinstance(width, int) and not width % widths[0] for width in widths)
+    demand(are_multiples, "block_out_channels", "give multiples of the first")
+    channels, embeds = config["in_channels"], config["num_class_embeds"]
+    demand(config["out_channels"] == channels, "out_channels", f"give in_channels, {channels}")
     return {
-        "in_channels": config["in_channels"],
+        "in_channels": channels,
         "base_channels": widths[0],
         "channel_mults": [width // widths[0] for width in widths],
         "blocks_per_level": config["layers_per_block"],
@@ -187,3 +191,54 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_groups": config["norm_num_groups"],
         "num_classes": None if embeds is None else embeds - 1,
     }
+
+
+def _new_name(name: str) -> str:
+    """The name that diffusers gives a tensor today."""
+    parts = name.split(".")
+    if "attentions" in parts:
+        parts = [OLD_NAMES.get(item, item) for item in parts]
+    return ".".join(parts)
+
+
+def _tensors(network: DDPMUNet) -> Iterator[tuple[str, slice, str]]:
+    """(our tensor, rows of it, diffusers' tensor that they are the whole of): each tensor once."""
+    state = network.state_dict()
+    for ours, rows, theirs in _layers(network):
+        for kind in ("weight", "bias"):
+            if f"{ours}.{kind}" in state:
+                yield f"{ours}.{kind}", rows, f"{theirs}.{kind}"
+
+
+def _layers(network: DDPMUNet) -> Iterator[tuple[str, slice, str]]:
+    """(our layer, rows of its tensors, their layer); some have no such tensor."""
+    yield from ((ours, ALL, theirs) for ours, theirs in OUTSIDE.items())
+    first = 0
+    for ours, layer, theirs in _places(network):
+        if not isinstance(layer, ResidualBlock):
+            yield f"{ours}.conv", ALL, f"{theirs}.conv"
+            continue
+        yield from (
+            (f"{ours}.{name}", ALL, f"{theirs}.{other}") for name, other in IN_A_BLOCK.items()
+        )
+        channels = layer.modulation_size
+        yield "modulation", slice(first, first + channels), f"{theirs}.time_emb_proj"
+        first += channels
+        if layer.attention is not None:
+            attention = theirs.replace("resnets", "attentions")
+            yield f"{ours}.attention.norm", ALL, f"{attention}.group_norm"
+            yield f"{ours}.attention.proj", ALL, f"{attention}.to_out.0"
+            for index, name in enumerate("qkv"):
+                rows = slice(index * channels, (index + 1) * channels)
+                yield f"{ours}.attention.qkv", rows, f"{attention}.to_{name}"
+
+
+def _places(network: DDPMUNet) -> Iterator[tuple[str, nn.Module, str]]:
+    """(our name, layer, diffusers' name) in the order in which the modulation is split."""
+    for side, (theirs, resamplers) in SIDES.items():
+        level, block = 0, 0
+        for index, layer in enumerate(getattr(network, side)):
+            is_block = isinstance(layer, ResidualBlock)
+            place = f"resnets.{block}" if is_block else f"{resamplers}.0"
+            yield f"{side}.{index}", layer, f"{theirs.format(level)}.{place}"
+            level, block = (level, block + 1) if is_block else (level + 1, 0)

@@ -1,50 +1,17 @@
-"""Features: what an image is turned into before two sets of images are compared."""
+"""Principal components: pixels along the directions in which training images vary most."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.features.extractor import FeatureExtractor, pixel_chunks
 from ddpm_kedro.progress import Progress
 
-CHUNK_BYTES = 64 << 20  # of float64 pixels held at once, whatever the number of images
 EXACT_UP_TO = 1024  # numbers in an image up to which the covariance is decomposed as a whole
-
-
-def byte_chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield (n, C*H*W) float64 values 0..255 of uint8 images (N, C, H, W), in order."""
-    size = int(np.prod(images.shape[1:]))
-    step = max(1, CHUNK_BYTES // (8 * size))
-    for start in range(0, len(images), step):
-        yield images[start : start + step].reshape(-1, size).astype(np.float64)
-
-
-def pixel_chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield (n, C*H*W) float64 pixels in [-1, 1] of uint8 images (N, C, H, W), in order."""
-    for chunk in byte_chunks(images):
-        chunk /= 127.5
-        chunk -= 1.0
-        yield chunk
-
-
-class FeatureExtractor(ABC):
-    """Turns images into vectors; another one (an Inception network, say) is a subclass.
-
-    ``name`` is what reports call the features.
-    """
-
-    name: str
-
-    @abstractmethod
-    def fit(self, images: np.ndarray) -> None:
-        """Learn whatever the features need from the training images, uint8 (N, C, H, W)."""
-
-    @abstractmethod
-    def features(self, images: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield float64 (n, d) features of uint8 images (N, C, H, W), chunk by chunk, in order."""
 
 
 class PrincipalComponents(FeatureExtractor):
@@ -58,10 +25,11 @@ class PrincipalComponents(FeatureExtractor):
     a Rayleigh-Ritz step (Halko, Martinsson & Tropp 2011, algorithms 4.4 and 5.3), which never forms
     the covariance and reads the images chunk by chunk.
 
-    Args:
-        num_components: d, the number of directions, >= 1; fewer where the data have fewer.
-        num_iterations: passes over the images of the power iteration, >= 1.
+    `num_components` is d, the number of directions, >= 1, fewer where the data have fewer;
+    `num_iterations` the passes over the images of the power iteration, >= 1.
     """
+
+    uses_pixels: ClassVar[bool] = True
 
     def __init__(self, num_components: int = 20, num_iterations: int = 6) -> None:
         if num_components < 1 or num_iterations < 1:
@@ -76,16 +44,13 @@ class PrincipalComponents(FeatureExtractor):
         self.explained_variance = float("nan")  # share of the training images' variance, 0..1
 
     @property
-    def name(self) -> str:
+    def identity(self) -> str:
+        """As in `pixels: 20 principal components`, of the training images of the day."""
         count = self.num_components if self.directions is None else self.directions.shape[1]
-        return f"{count} principal components"
+        return f"pixels: {count} principal components"
 
     def fit(self, images: np.ndarray) -> None:
-        """Find mean and directions; see the class.
-
-        Raises:
-            InputError: there are fewer than two images.
-        """
+        """Find mean and directions, see the class; InputError for fewer than two images."""
         if len(images) < 2:
             raise InputError(
                 f"principal components need at least 2 training images, not {len(images)}"
@@ -127,11 +92,8 @@ class PrincipalComponents(FeatureExtractor):
         return product
 
     def features(self, images: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the coordinates (n, d).
-
-        Raises:
-            InputError: not fitted yet, or the images have another shape than the training images.
-        """
+        """Yield the coordinates, float64 (n, d); InputError where it is not fitted yet, or the
+        images have another shape than the training images."""
         if self.mean is None or self.directions is None:
             raise InputError("principal components: fit them on the training images first")
         if int(np.prod(images.shape[1:])) != len(self.mean):

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.evaluation import features
-from ddpm_kedro.evaluation.features import PrincipalComponents, pixel_chunks
+from ddpm_kedro.evaluation.features import PrincipalComponents
+from ddpm_kedro.evaluation.features.extractor import pixel_chunks
+
+CHUNK_BYTES = "ddpm_kedro.evaluation.features.extractor.CHUNK_BYTES"
 
 
 def smooth_images(count: int, side: int, seed: int) -> np.ndarray:
@@ -24,7 +26,7 @@ def extracted(extractor: PrincipalComponents, images: np.ndarray) -> np.ndarray:
 
 def test_pixels_come_in_order_and_in_the_models_range(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.arange(256, dtype=np.uint8).reshape(64, 1, 2, 2)
-    monkeypatch.setattr(features, "CHUNK_BYTES", 8 * 4 * 10)
+    monkeypatch.setattr(CHUNK_BYTES, 8 * 4 * 10)
     chunks = list(pixel_chunks(images))
     assert [len(chunk) for chunk in chunks] == [10] * 6 + [4]
     np.testing.assert_allclose(np.concatenate(chunks).ravel(), np.arange(256) / 127.5 - 1)
@@ -36,7 +38,7 @@ def test_components_are_those_of_the_singular_value_decomposition(
     side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = smooth_images(80, side, seed=0)
-    monkeypatch.setattr(features, "CHUNK_BYTES", 8 * images[0].size * 13)  # several chunks
+    monkeypatch.setattr(CHUNK_BYTES, 8 * images[0].size * 13)  # several chunks
     extractor = PrincipalComponents(num_components=5, num_iterations=12)
     extractor.fit(images)
     pixels = images.reshape(80, -1) / 127.5 - 1
@@ -54,7 +56,7 @@ def test_more_components_than_the_data_have_are_cut() -> None:
     extractor = PrincipalComponents(num_components=20)
     extractor.fit(images)
     assert extracted(extractor, images).shape == (4, 3)
-    assert extractor.name == "3 principal components"
+    assert extractor.identity == "pixels: 3 principal components"
 
 
 def test_refusals() -> None:

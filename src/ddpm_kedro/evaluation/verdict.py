@@ -1,0 +1,232 @@
+"""The verdict on a model in two sentences: how good its samples are, and what to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ddpm_kedro.evaluation.curves import column
+
+ENOUGH_SAMPLES = 2000  # fewer leave the floor so wide that small faults stay unseen
+CLEAR = 4.0  # deviations: one of five scores reaches 2 by chance, none reaches 4
+FEW_IMAGES_SEEN = 5_000_000  # published models of small photographs see 20 to 400 million
+LARGE_GAP = 0.1  # by which the loss on held-out images exceeds that on training images
+SAMPLES_PER_CLASS = 10  # of so many expected, chance leaves none once in 22,000 times
+UNKNOWN = "not measured"
+
+# How bad each word of a score is, and what it says of the samples.
+WORDS = {
+    "far": (2, "The samples are far from real images"),
+    "close": (1, "The samples are close to real images, but can be told from them"),
+    "indistinguishable": (0, "The scores cannot tell the samples from real images"),
+    "not distinguishable": (0, "So few samples cannot be told from real images, which says little"),
+    "better than real images": (0, "The samples score better than real images, which is no praise"),
+    UNKNOWN: (0, "How good the samples are could not be measured"),
+}
+# The scores beside MIND, as a sentence names them.
+OTHERS = {
+    "kid": "KID",
+    "frechet": "the Frechet distance",
+    "coverage": "coverage",
+    "recall": "recall",
+    "pixels_frechet": "the Frechet distance of pixels",
+}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the rules look at."""
+
+    word: str  # of MIND
+    count: int  # samples compared
+    worst: str | None  # the score that says clearly worse than MIND does
+    copies: bool
+    blur_or_copies: bool  # near to training images in pixels, while far from real ones
+    gap: float
+    missing_classes: int
+    broken: bool
+    images_seen: int | None
+    falling: bool | None  # loss or quick score, at the end of training
+    best_was_earlier: bool
+
+
+# What to try: the first rule that applies. Each says why.
+RULES: list[tuple[Callable[[Findings], bool], str]] = [
+    (
+        lambda f: f.broken,
+        "a lower learning rate or training.precision=fp32, because the network's answers are not "
+        "finite numbers",
+    ),
+    (
+        lambda f: f.copies,
+        "more training images, augmentation=flip, dropout, a shorter training or other "
+        "sampling.weights, because a network copies what it has seen too often",
+    ),
+    (
+        lambda f: f.word == "better than real images",
+        "a look at the closest pairs, because only copies, or samples of the commonest kinds "
+        "alone, score better than new real images",
+    ),
+    (
+        lambda f: f.gap > LARGE_GAP,
+        "more training images, augmentation=flip, dropout or a shorter training, because the "
+        "network overfits: its loss is {gap:.0%} larger on images that it never saw",
+    ),
+    (
+        lambda f: f.best_was_earlier,
+        "sampling.weights=best, because the score while training was better before its end",
+    ),
+    (
+        lambda f: f.word == "far" and bool(f.falling),
+        "a higher training.budget_kimg, because the model was still improving when training ended "
+        "after {images_seen:,} images",
+    ),
+    (
+        lambda f: f.word == "far" and f.images_seen is not None and f.images_seen < FEW_IMAGES_SEEN,
+        "a higher training.budget_kimg, because {images_seen:,} images seen are few",
+    ),
+    (
+        lambda f: f.missing_classes > 0,
+        "a longer training, training.conditional=true or less guidance, because no sample looks "
+        "like {missing_classes} of the classes",
+    ),
+    (
+        lambda f: f.worst == "pixels_frechet",
+        "a look at colours and brightness, and for mirrored or shifted samples, because pixels "
+        "differ where the network's features hardly do",
+    ),
+    (
+        lambda f: f.worst in ("coverage", "recall"),
+        "less guidance or other sampling.weights, because the samples vary less than real images",
+    ),
+    (
+        lambda f: f.word == "far" and f.images_seen is None,
+        "fine-tuning on these images with training.init_from, because nothing says that the model "
+        "has learned from such images",
+    ),
+    (
+        lambda f: f.word == "far",
+        "a larger backbone or more sampling.num_steps, because after {images_seen:,} images longer "
+        "training alone gains little",
+    ),
+    (
+        lambda f: f.word == "close",
+        "a longer training or more sampling.num_steps, because both still help where little is "
+        "missing",
+    ),
+    (
+        lambda f: f.word != UNKNOWN and f.count < ENOUGH_SAMPLES,
+        f"sampling.num_samples={ENOUGH_SAMPLES}, because {{count:,}} samples show only large "
+        "faults",
+    ),
+    (
+        lambda f: f.word != UNKNOWN,
+        "more samples, because only they would show smaller faults",
+    ),
+]
+
+
+def verdict(metrics: Mapping[str, Any], training: Mapping[str, Any] | None = None) -> str:
+    """Two sentences: how good the samples are, compared with what; whether they are copies, what
+    to try next, and why.
+
+    `metrics` are the flat ones of an evaluation; `training` is what is known of the model's: its
+    provenance, or `training_facts`. Equal numbers give equal words.
+    """
+    found = _findings(metrics, training or {})
+    tried = next((text for applies, text in RULES if applies(found)), None)
+    advice = f"; what to try next: {tried.format_map(vars(found))}" if tried else ""
+    return f"{_how_good(metrics, found)}. {_memorised(metrics, found)}{advice}."
+
+
+def training_facts(
+    records: Iterable[Mapping[str, Any]], provenance: Mapping[str, Any], weights: str | None = None
+) -> dict[str, Any]:
+    """What `verdict` wants to know of a training, from its log, the model's provenance and the
+    name of the weights that drew the samples.
+
+    `falling` says that the last quick score is the best, or, without such scores, that the last
+    quarter of the losses lies two standard errors below the third; `best_was_earlier` that a
+    quick score of weights that were not taken is a tenth better than the last.
+    """
+    records = list(records)
+    facts = {"images_seen": provenance.get("images_seen")}
+    if records:
+        facts["images_seen"] = records[-1]["images_seen"]
+    loss, score = column(records, "loss")[1], column(records, "quick_score")[1]
+    if len(score) >= 3:
+        facts["falling"] = bool(score[-1] == score.min())
+        facts["best_was_earlier"] = bool(score.min() < 0.9 * score[-1]) and weights != "best"
+    elif len(loss) >= 8:
+        third, last = np.array_split(loss, 4)[2:]
+        error = np.hypot(third.std() / len(third) ** 0.5, last.std() / len(last) ** 0.5)
+        facts["falling"] = bool(last.mean() < third.mean() - 2 * error)
+    return facts
+
+
+def _findings(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> Findings:
+    word = metrics.get("mind_verdict") or UNKNOWN
+    worst = max(OTHERS, key=lambda name: metrics.get(f"{name}_z") or 0.0)
+    its_word = metrics.get(f"{worst}_verdict") or UNKNOWN
+    clear = (metrics.get(f"{worst}_z") or 0.0) > CLEAR and WORDS[its_word][0] > WORDS[word][0]
+    copies = (metrics.get("copies_of_training") or 0) > (
+        metrics.get("copies_in_held_out") or 0
+    ) or (metrics.get("near_copies") or 0) > (metrics.get("near_copies_limit") or 0)
+    suspected, far = bool(metrics.get("memorisation_suspected")), word == "far"
+    num_classes, count = metrics.get("num_classes") or 0, metrics["num_samples"]
+    enough = count >= SAMPLES_PER_CLASS * num_classes
+    return Findings(
+        word=word,
+        count=count,
+        worst=worst if clear else None,
+        copies=copies or (suspected and not far),
+        blur_or_copies=suspected and far and not copies,
+        gap=metrics.get("denoising_gap") or 0.0,
+        missing_classes=num_classes - metrics.get("classes_seen", num_classes) if enough else 0,
+        broken=metrics.get("denoising_loss_held_out", 0.0) is None,
+        images_seen=training.get("images_seen"),
+        falling=training.get("falling"),
+        best_was_earlier=training.get("best_was_earlier", False),
+    )
+
+
+def _how_good(metrics: Mapping[str, Any], found: Findings) -> str:
+    said, z, ratio = WORDS[found.word][1], metrics.get("mind_z"), metrics.get("mind_ratio")
+    if z is not None:
+        side = f"{_number(abs(z))} deviations {'above' if z >= 0 else 'below'}"
+        real = "that of as many real images"
+        said += ": MIND " + (
+            f"lies {side} {real}" if ratio is None else f"is {_number(ratio)} times {real}, {side}"
+        )
+    if found.worst:
+        said += f", but {OTHERS[found.worst]} {_number(metrics[f'{found.worst}_z'])} deviations off"
+    return f"{said} ({found.count:,} samples against {metrics.get('reference', 'real images')})"
+
+
+def _memorised(metrics: Mapping[str, Any], found: Findings) -> str:
+    if "memorisation_suspected" not in metrics:
+        return "Whether they are copies was not measured"
+    exact, near, limit = (
+        metrics.get(name) or 0
+        for name in ("copies_of_training", "near_copies", "near_copies_limit")
+    )
+    if near > limit:
+        return (
+            f"Some look copied: {near:,} lie nearer to a training image than 99% of new images do, "
+            f"where chance allows {limit:,}, and {exact:,} equal one"
+        )
+    if found.copies and exact:
+        return f"Some are copies: {exact:,} equal a training image"
+    if found.copies:
+        return "They lie nearer to training images than new images do, as copies would"
+    if found.blur_or_copies:
+        return "They lie nearer to training images than new images do, as copies or blur would"
+    return "Nothing suggests that they are copies of training images"
+
+
+def _number(value: float) -> str:
+    """Three digits, and no more decimals than two."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
