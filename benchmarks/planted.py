@@ -195,7 +195,7 @@ def real(material: Material, count: int, _: Random) -> np.ndarray:
 
 def changed(material: Material, count: int, random: Random, change: Change) -> np.ndarray:
     """Real images, each of them changed."""
-    return change(material.fresh[:count], random)
+    return np.ascontiguousarray(change(material.fresh[:count], random))
 
 
 def of_classes(
