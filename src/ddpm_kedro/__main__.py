@@ -11,7 +11,7 @@ from kedro.framework.project import configure_project
 
 
 def main(*args: Any, **kwargs: Any) -> Any:
-    """Run the project's pipelines; options are those of ``kedro run``."""
+    """Run the project's pipelines; options are those of `kedro run`."""
     package_name = Path(__file__).parent.name
     configure_project(package_name)
     kwargs["standalone_mode"] = not hasattr(sys, "ps1")  # an interactive session lives on

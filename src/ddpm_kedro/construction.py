@@ -1,4 +1,4 @@
-"""Options become objects: ``{type: dotted.path, **arguments}`` is looked up, checked and called."""
+"""Options become objects: `{type: dotted.path, **arguments}` is looked up, checked and called."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ Option = Mapping[str, Any]
 
 
 def locate(path: str, trusted: Sequence[str] | None = None) -> Callable[..., Any]:
-    """Import the class or function that a dotted path names, as ``torch.optim.SGD`` does.
+    """Import the class or function that a dotted path names, as `torch.optim.SGD` does.
 
-    `trusted` are the prefixes that may be named, each a package or module such as ``ddpm_kedro``;
-    None trusts every path (YAML on the user's own disk), as a model file never is.
-
-    Raises:
-        InputError: the path is not trusted, cannot be imported, or names nothing callable.
+    `trusted` are the prefixes that may be named, each a package or module such as `ddpm_kedro`;
+    None trusts every path (YAML on the user's own disk), as a model file never is. InputError where
+    the path is not trusted, cannot be imported, or names nothing callable.
     """
     module_name, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
     if not module_name:
@@ -69,39 +67,33 @@ def check(
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Bind an option's arguments against the signature of its type without calling it.
 
-    `args` and `extra` stand for what :func:`build` will add; their values are not looked at. A
-    class names the arguments that may be infinite in its attribute ``takes_inf``. Returned are the
-    type, found, and its arguments.
-
-    Raises:
-        InputError: no ``type``, an unknown or missing argument, or a number that is not finite.
+    `args` and `extra` stand for what `build` will add; their values are not looked at. A class
+    names the arguments that may be infinite in its attribute `takes_inf`. Returned are the type,
+    found, and its arguments. InputError for no `type`, an unknown or missing argument, or a number
+    that is not finite.
     """
     if not isinstance(option, Mapping) or "type" not in option:
         raise InputError(f"{option!r}: an option needs a type, as in {{type: torch.optim.SGD}}")
     target = locate(option["type"], trusted)
     arguments = {str(key): value for key, value in option.items() if key != "type"}
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # some C types have none: then calling is the only check
+        signature = None
+    parameters = {} if signature is None else dict(signature.parameters)
     for key, value in arguments.items():
         if isinstance(value, Mapping) and "type" in value:
             check(value, trusted=trusted)
         endless = value == math.inf and key in getattr(target, "takes_inf", ())
-        if isinstance(value, float) and not math.isfinite(value) and not endless:
+        is_finite = not isinstance(value, float) or math.isfinite(value) or endless
+        if not is_finite or (isinstance(value, str) and _is_number(parameters.get(key))):
             raise InputError(f"{key}={value} of {option['type']}: give a finite number")
     try:
-        signature = inspect.signature(target)
-    except (TypeError, ValueError):  # some C types have none: then calling is the only check
-        return target, arguments
-    for key, value in arguments.items():
-        wanted = signature.parameters.get(key)
-        if isinstance(value, str) and wanted is not None and _is_number(wanted):
-            raise InputError(f"{key}={value} of {option['type']}: give a finite number")
-    try:
-        signature.bind(*args, **arguments, **extra)
+        if signature is not None:
+            signature.bind(*args, **arguments, **extra)
     except TypeError as error:
-        known = [
-            name
-            for name, parameter in list(signature.parameters.items())[len(args) :]
-            if name not in extra and parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
+        own = [name for name in list(parameters)[len(args) :] if name not in extra]
+        known = [name for name in own if parameters[name].kind is not inspect.Parameter.VAR_KEYWORD]
         raise InputError(
             f"{option['type']}: {error}; its arguments are {', '.join(known) or 'none'}"
         ) from error
@@ -112,10 +104,8 @@ def build(option: Option, *args: Any, trusted: Sequence[str] | None = None, **ex
     """Make the object that an option describes; options nested in its arguments are made first.
 
     `args`, such as an optimizer's parameters, are put in front of its own arguments, `extra` are
-    keywords beside them; `trusted` is as in :func:`locate`.
-
-    Raises:
-        InputError: as :func:`check`, or the type refused its arguments (its own message is kept).
+    keywords beside them; `trusted` is as in `locate`. InputError as of `check`, or where the type
+    refused its arguments (its own message is kept).
     """
     target, arguments = check(option, *args, trusted=trusted, **extra)
     for key, value in arguments.items():
@@ -129,9 +119,9 @@ def build(option: Option, *args: Any, trusted: Sequence[str] | None = None, **ex
         raise InputError(f"{option['type']}: {error}") from error
 
 
-def _is_number(parameter: inspect.Parameter) -> bool:
+def _is_number(parameter: inspect.Parameter | None) -> bool:
     """Whether an argument is a number by its default or its annotation."""
-    by_default = isinstance(parameter.default, int | float)
-    by_default = by_default and not isinstance(parameter.default, bool)
     numbers = (int, float, "int", "float", "NotNegative")  # the last of a required option's field
-    return by_default or parameter.annotation in numbers
+    return parameter is not None and (
+        type(parameter.default) in (int, float) or parameter.annotation in numbers
+    )

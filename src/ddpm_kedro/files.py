@@ -42,7 +42,7 @@ def fsync(path: str | os.PathLike[str]) -> None:
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file for writing that appears under `path` only when the block ends well; `mode` is
-    ``"wb"`` or ``"w"`` (UTF-8). The folder is made if it is missing. An older file stays as it was
+    `"wb"` or `"w"` (UTF-8). The folder is made if it is missing. An older file stays as it was
     at an OSError, where the disk is full or the folder is not writable."""
     encoding = None if "b" in mode else "utf-8"
     with _aside(Path(path)) as aside:
@@ -98,7 +98,7 @@ def remove(path: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what killed writers and :func:`remove` left in `folder`; none may be at work there."""
+    """Remove what killed writers and `remove` left in `folder`; none may be at work there."""
     for path in folder.glob(f"{_ASIDE}*"):
         _delete(path)
 

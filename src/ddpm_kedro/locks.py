@@ -26,11 +26,8 @@ class FileLock:
     The file at `path`, made where missing, stays; its content (process, host, since when) only
     serves the messages. Whether the lock is held is the kernel's knowledge, so a file left by a
     killed run blocks nobody. `work` is what the holder does, for the line that says that this
-    process waits for it; None refuses at once.
-
-    Raises:
-        InputError: another run holds it and `work` is None, or the file system cannot lock.
-        OSError: the folder is missing or not writable.
+    process waits for it; None refuses at once. InputError where another run holds it and `work` is
+    None, or the file system cannot lock; OSError where the folder is missing or not writable.
     """
 
     _handle: int | None = None

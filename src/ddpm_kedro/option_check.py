@@ -30,7 +30,7 @@ def check_options(parameters: Parameters) -> tuple[NoiseSchedule, Sampler]:
     """Build the chosen options once, and bind the arguments of those that are dear or need data.
 
     InputError for an unknown class or argument, or options that do not go together; else what
-    :func:`check_samplers` asks of: the schedule and the sampler of a training.
+    `check_samplers` asks of: the schedule and the sampler of a training.
     """
     training, sampling = parameters.training, parameters.sampling
     choose_device(parameters.device)
@@ -94,9 +94,9 @@ def _check_features(parameters: Parameters) -> None:
     vet(parameters.evaluation.features, FeatureExtractor, "features")
     extractor = build(parameters.evaluation.features)
     extractor.check()
-    size, channels = parameters.image_size, parameters.preparation.channels
-    if size is not None:  # else the images are looked at when they are there
-        extractor.for_images((channels or 3, size, size))
+    # What is not asked for is not known before the images are there, and is refused then.
+    side = parameters.image_size or 256
+    extractor.for_images((parameters.preparation.channels or 3, side, side))
 
 
 def _check_trust(parameters: Parameters) -> None:

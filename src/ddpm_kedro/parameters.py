@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,6 +22,7 @@ from ddpm_kedro.images.settings import PreparationSettings
 from ddpm_kedro.ranges import Count, Device, Option, Seed
 from ddpm_kedro.training.settings import TrainingSettings
 
+_Kind = TypeVar("_Kind")
 Tables = dict[str, dict[str, Any]]
 CLOSED: dict[str, Any] = {"extra": "forbid"}
 
@@ -54,7 +55,7 @@ class Parameters:
     __pydantic_config__: ClassVar[dict[str, Any]] = CLOSED
 
     formulation: str
-    """Makes the five choices of :class:`FormulationParameters` unless they are made besides."""
+    """Makes the five choices of `FormulationParameters` unless they are made besides."""
     dataset: str
     augmentation: str
     backbone: str
@@ -105,15 +106,20 @@ class Parameters:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Parameters:
-        """Check the shape of a composed tree, and each value by itself; InputError in one line
-        names the key, the value and what would be right."""
-        try:
-            return TypeAdapter(cls).validate_python(dict(tree))
-        except ValidationError as error:
-            raise InputError(_one_line(error)) from error
+        """The checked parameters of a composed tree, see `read`."""
+        return read(cls, tree)
 
 
-def _one_line(error: ValidationError) -> str:
+def read(kind: type[_Kind], tree: Mapping[str, Any]) -> _Kind:
+    """`tree` as an object of the dataclass `kind`: its shape is checked, and each value by itself;
+    InputError in one line names the key, the value and what would be right."""
+    try:
+        return TypeAdapter(kind).validate_python(dict(tree))
+    except ValidationError as error:
+        raise InputError(_one_line(error, kind)) from error
+
+
+def _one_line(error: ValidationError, kind: type) -> str:
     """The first mistake that pydantic found, as `key=value: what would be right`."""
     mistake = error.errors()[0]
     path = [str(part) for part in mistake["loc"]]
@@ -124,18 +130,17 @@ def _one_line(error: ValidationError) -> str:
     if isinstance(reason := mistake.get("ctx", {}).get("error"), InputError):
         return f"{reason}{more}"  # of values that do not go together, and it names them
     if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        close = get_close_matches(path[-1], _known_keys(path[:-1]), n=1)
+        close = get_close_matches(path[-1], _known_keys(kind, path[:-1]), n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         return f"{key}={mistake['input']}: no such parameter{hint}{more}"
     if mistake["type"] == "missing":
-        return f"{key}: missing from the parameters{more}"
+        return f"{key}: missing, and nothing has a default{more}"
     text = mistake["msg"].removeprefix("Value error, ")
     return f"{key}={mistake['input']}: {text[0].lower()}{text[1:]}{more}"
 
 
-def _known_keys(path: list[str]) -> list[str]:
-    """The keys of the section that a path names."""
-    section: Any = Parameters
+def _known_keys(section: Any, path: list[str]) -> list[str]:
+    """The keys of the section that a path below this one names."""
     for key in path:
         is_table = get_origin(section) is dict
         section = get_args(section)[1] if is_table else get_type_hints(section)[key]

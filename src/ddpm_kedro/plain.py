@@ -17,7 +17,7 @@ def finite_or_none(number: float) -> float | None:
 
 
 def finite_or_name(number: float) -> float | str:
-    """``"inf"``, ``"-inf"`` or ``"nan"`` for what JSON cannot say."""
+    """`"inf"`, `"-inf"` or `"nan"` for what JSON cannot say."""
     return number if math.isfinite(number) else str(number)
 
 
@@ -32,10 +32,8 @@ def plain(
 
     Mappings and sequences keep their order, NumPy's and torch's scalars and arrays become Python's
     numbers and lists, paths become text, each float what `real` makes of it, and a value of any
-    other kind what `other` does. Where that is None it is refused by its dotted key, below `key`.
-
-    Raises:
-        InputError: `other` is None and a value has no such form.
+    other kind what `other` does. Where that is None it is refused by its dotted key, below `key`:
+    an InputError.
     """
 
     def inner(item: Any, name: Any) -> Any:
@@ -64,14 +62,14 @@ def plain(
 
 
 def canonical(value: Any) -> Any:
-    """`value` in one spelling: whole floats are integers (YAML's ``1`` and ``1.0`` mean the same
-    rate), infinities and NaN their names. InputError where it holds something else than text,
+    """`value` in one spelling: whole floats are integers (YAML's `1` and `1.0` mean the same rate),
+    infinities and NaN their names. InputError where it holds something else than text,
     numbers, booleans, paths, lists and mappings."""
     return plain(value, real=_whole_as_int, other=None)
 
 
 def canonical_json(value: Any) -> str:
-    """Equal text for equal values: :func:`canonical`, keys sorted, no spaces, ASCII."""
+    """Equal text for equal values: `canonical`, keys sorted, no spaces, ASCII."""
     return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,15 +20,11 @@ class Progress:
 
     On a terminal a bar. Elsewhere lines: the first after 5 seconds, then one each time that another
     share of the time is over, `most_lines` at most however long the work is, and none where it ends
-    before the first.
+    before the first. `silent` shows nothing, as workers beside the first do.
 
-    Args:
-        total: amount of work in `unit`, such as "images"; 0 where nobody knows it.
-        description: what is being done, such as "training".
-        initial: amount done before (a resumed training); it counts as done, not towards the rate.
-        seconds_left: the time that the work will still take, None while unknown; without it the
-            rate so far says that.
-        silent: show nothing, as workers beside the first do.
+    `total` is the amount of work in `unit`, such as "images", 0 where nobody knows it; `initial` of
+    it was done before (a resumed training) and does not count towards the rate. `seconds_left` says
+    the time that it will still take, None while unknown; without it the rate so far does.
     """
 
     def __init__(
@@ -77,27 +73,24 @@ class Progress:
 
     def say(self, message: str, **extra: Any) -> None:
         """Log a line, clear of the bar; `extra` become attributes of the log record."""
-        if self._bar is not None:
-            self._bar.clear()
         if not self.silent:
-            LOGGER.info(message, extra=extra)
-        if self._bar is not None:
-            self._bar.refresh()
+            with nullcontext() if self._bar is None else self._bar.external_write_mode():
+                LOGGER.info(message, extra=extra)
 
     @contextmanager
     def doing(self, activity: str) -> Iterator[None]:
         """Show that `activity` goes on instead of what is counted."""
-        self.description, usual = f"{self.description} ({activity})", self.description
+        usual = self.description
         try:
-            self._describe()
+            self._describe(f"{usual} ({activity})")
             yield
         finally:
-            self.description = usual
-            self._describe()
+            self._describe(usual)
 
-    def _describe(self) -> None:
+    def _describe(self, description: str) -> None:
+        self.description = description
         if self._bar is not None:
-            self._bar.set_description(self.description)
+            self._bar.set_description(description)
 
     def _seconds_by_rate(self) -> float | None:
         elapsed, done = time.monotonic() - self._started_at, self.done - self.initial
@@ -119,17 +112,11 @@ class Progress:
             self._next_share = (int(share * self.most_lines) + 1) / self.most_lines
         self._logged_at = now
         rate = (self.done - self.initial) / elapsed
-        LOGGER.info(
-            "%s: %s%s %s, %s %s/s%s%s",
-            self.description,
-            f"{self.done:,.0f}",
-            f"/{self.total:,}" if self.total else "",
-            self.unit,
-            f"{rate:,.{0 if rate >= 10 else 2}f}",
-            self.unit,
-            "" if left is None else f", {duration(left)} left",
-            "".join(f", {key} {value}" for key, value in self._facts.items()),
-        )
+        done = f"{self.done:,.0f}/{self.total:,}" if self.total else f"{self.done:,.0f}"
+        speed = f"{rate:,.{0 if rate >= 10 else 2}f} {self.unit}/s"
+        news = [] if left is None else [f"{duration(left)} left"]
+        news += [f"{key} {value}" for key, value in self._facts.items()]
+        LOGGER.info("%s: %s %s, %s", self.description, done, self.unit, ", ".join([speed, *news]))
 
     def _new_bar(self) -> Any:
         from tqdm import tqdm

@@ -1,6 +1,6 @@
 """What a value may be, declared once: settings ask when they are made, pydantic when it reads YAML.
 
-A field such as `batch_size: Count` of a class derived from :class:`Settings` is checked by the same
+A field such as `batch_size: Count` of a class derived from `Settings` is checked by the same
 function in Python (`TrainingSettings(batch_size=0, ...)`) and in a tree of parameters, so that both
 take and refuse the same values with the same words.
 """
@@ -8,6 +8,7 @@ take and refuse the same values with the same words.
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 import re
 import types
@@ -38,12 +39,9 @@ def checked(kind: Any, value: Any) -> Any:
 
 
 class Settings:
-    """Base of frozen dataclasses whose fields are checked, each by its annotation. None is taken
-    where that says so, and a mapping where it names other settings.
-
-    Raises:
-        InputError: one line with the key, the value and what would be right.
-    """
+    """Base of frozen dataclasses whose fields are checked, each by its annotation; InputError with
+    the key, the value and what would be right. None is taken where the annotation says so, and a
+    mapping where it names other settings."""
 
     section: ClassVar[str]  # of the parameters, for the message; an option says its class instead
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -71,6 +69,8 @@ def _checks(settings: type[Settings]) -> dict[str, tuple[Callable[[Any], Any], b
         hint = hints[field.name]
         is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
         kind, *others = typing.get_args(hint) if is_union else (hint,)
+        if isinstance(kind, type) and not issubclass(kind, Settings):
+            continue  # as it comes, in a class of the user's own
         check = partial(_made if isinstance(kind, type) else checked, kind)
         checks[field.name] = (check, type(None) in others)
     return checks
@@ -102,7 +102,7 @@ def number(kind: type[int] | type[float], **bounds: float) -> Check:
 
     def check(value: Any) -> float:
         require(not isinstance(value, bool), "give a number")  # Python takes True for 1
-        require(isinstance(value, int | float | str), f"input should be a valid {what}")
+        require(isinstance(value, numbers.Real | str), f"input should be a valid {what}")
         try:
             found = kind(value)
             is_finite = kind is int or math.isfinite(found)

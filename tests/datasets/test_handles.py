@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kedro.io import DatasetError
 
-from ddpm_kedro.datasets.handle import Handle, RawImages
+from ddpm_kedro.datasets.handle import Handle
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.images import Digits, ImageFolder
 from ddpm_kedro.images.store import ImageStore
@@ -48,7 +48,7 @@ def test_a_mistyped_handle_is_one_line():
 
 @pytest.mark.parametrize(
     "dataset",
-    [Handle(of=CHECKPOINTS, path="x"), Handle(of=TRACKER), RawImages(of={"type": "a.B"})],
+    [Handle(of=CHECKPOINTS, path="x"), Handle(of=TRACKER), Handle(of={"type": "a.B"})],
 )
 def test_a_handle_cannot_be_saved(dataset):
     with pytest.raises(DatasetError, match="is a handle"):
@@ -56,19 +56,8 @@ def test_a_handle_cannot_be_saved(dataset):
 
 
 def test_option_becomes_a_source(tmp_path: Path) -> None:
-    assert isinstance(RawImages(of={"type": "ddpm_kedro.images.Digits"}).load(), Digits)
+    assert isinstance(Handle(of={"type": "ddpm_kedro.images.Digits"}).load(), Digits)
     option = {"type": "ddpm_kedro.images.ImageFolder", "path": str(tmp_path)}
-    source = RawImages(of=option, metadata={"kedro-viz": {}}).load()
+    source = Handle(of=option, metadata={"kedro-viz": {}}).load()
     assert isinstance(source, ImageFolder)
     assert source.path == str(tmp_path)
-
-
-def test_existence_is_that_of_the_images(tmp_path: Path) -> None:
-    assert RawImages(of={"type": "ddpm_kedro.images.Digits"}).exists()
-    option = {"type": "ddpm_kedro.images.ImageFolder", "path": str(tmp_path / "none")}
-    assert not RawImages(of=option).exists()
-
-
-def test_what_is_no_source_is_refused() -> None:
-    with pytest.raises((InputError, DatasetError), match="is not an ImageSource"):
-        RawImages(of={"type": "builtins.dict"}).load()

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from ddpm_kedro.datasets.training_results import JSONLines
+from ddpm_kedro.evaluation.curves import MOST_POINTS
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.training.tracker import Tracker
 
@@ -59,8 +60,8 @@ def test_the_preview_is_the_loss_against_images(tmp_path, log):
     assert log.preview() == {}
     log.save(Receipt(written(tmp_path / "log.jsonl", 4)))
     figure = log.preview()
-    training, held_out = figure["data"]
-    assert training["name"] == "training"
+    training, _, held_out = figure["data"]
+    assert training["name"] == "each record"
     assert training["x"] == [10, 20, 40]  # the loss that was not finite is a gap
     assert training["y"] == [1.0, 0.5, 0.25]
     assert (held_out["x"], held_out["y"]) == ([20, 40], [1.0, 0.5])
@@ -69,6 +70,6 @@ def test_the_preview_is_the_loss_against_images(tmp_path, log):
 
 
 def test_the_preview_of_a_long_log_is_thinned(tmp_path, log):
-    log.save(Receipt(written(tmp_path / "log.jsonl", 500)))
-    for curve in log.preview(max_points=100)["data"]:
-        assert 50 <= len(curve["x"]) <= 100
+    log.save(Receipt(written(tmp_path / "log.jsonl", 1000)))
+    for curve in log.preview()["data"]:
+        assert len(curve["x"]) == MOST_POINTS

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.backbones.layers import Dropout
-from ddpm_kedro.diffusion.lanes import Lanes, Watch, drawing_from, is_well_known
+from ddpm_kedro.diffusion.lanes import Lanes, drawing_from, is_well_known, watched
 
 
 @pytest.fixture(params=[1, 2, 4])
@@ -156,10 +156,9 @@ def test_what_lanes_would_share_is_seen_and_put_back(habit: str) -> None:
     network = Careless(habit)
     buffers = {name: value.clone() for name, value in network.named_buffers()}
     state = torch.get_rng_state()
-    with Watch(network) as watch:
+    with watched(network) as found:
         network(torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)))
-    assert watch.found is not None
-    assert HABITS[habit] in watch.found
+    assert HABITS[habit] in found[0]
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(buffers[name], value) for name, value in network.named_buffers())
     assert not is_well_known(network)
@@ -178,7 +177,7 @@ def test_our_networks_share_nothing_but_weights(option: dict[str, Any]) -> None:
     path = f"ddpm_kedro.diffusion.backbones.{option['type']}"
     network = build({**option, "type": path, "in_channels": 1}).train()
     generator = torch.Generator()
-    with Watch(network) as watch, drawing_from(generator):
+    with watched(network) as found, drawing_from(generator):
         network(torch.ones(2, 1, 28, 28), torch.ones(2)).sum().backward()
-    assert watch.found is None
+    assert not found
     assert is_well_known(network)

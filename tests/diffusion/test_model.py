@@ -292,7 +292,7 @@ class TestCompiled:
         network = Compiled(model().network.eval())
         x, t = torch.randn(2, 1, 8, 8), torch.arange(2.0)
         for _ in range(2):
-            assert torch.equal(network(x, t), network.module(x, t))
+            assert torch.equal(network(x, t), network.network(x, t))
         assert [record.message for record in caplog.records] == [
             "torch.compile failed, going on without it: RuntimeError: no C++ compiler"
         ]

@@ -120,7 +120,6 @@ def test_without_a_name_it_is_the_one_that_fits(schedule, fitting):
 @pytest.mark.parametrize(
     ("schedule", "num_steps", "spacing", "words"),
     [
-        (LinearSchedule(), 10, "quadratic", "choose one of leading, trailing, linspace, karras"),
         (LinearSchedule(), 1001, "trailing", "more than the 1000 timesteps"),
         (LinearSchedule(), 1001, "karras", "more than the 1000 timesteps"),
         (FlowSchedule(), 10, "leading", "never visits the noise"),

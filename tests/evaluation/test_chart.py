@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ddpm_kedro.evaluation.chart import Axis, chart
+from ddpm_kedro.evaluation.chart import Axis, chart, strip
 from ddpm_kedro.evaluation.curves import figure
 
 
@@ -59,3 +59,20 @@ def test_axes_have_a_few_round_values(low: float, high: float, logarithmic: bool
     assert all(-1e-6 <= axis.place(tick) <= 100 + 1e-6 for tick in ticks)
     steps = np.diff(np.log(ticks) if logarithmic else ticks)
     assert (steps > 0).all()
+
+
+@pytest.mark.parametrize("larger_is_better", [False, True])
+def test_on_a_strip_worse_is_further_right_whichever_way_a_score_counts(
+    larger_is_better: bool,
+) -> None:
+    sign = -1 if larger_is_better else 1
+    drawn = strip(10 + 8 * sign, 1.0, 10.0, 0.5, larger_is_better)
+    place = {name: float(text) for name, text in drawn.items()}
+    assert 0 <= place["band"] < place["band"] + place["width"] < place["low"]
+    assert place["low"] < place["dot"] < place["high"] <= 100
+    # The band is four deviations wide, the interval from low to high two half widths.
+    assert place["width"] / (place["high"] - place["low"]) == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_strip_of_no_spread_is_drawn_all_the_same() -> None:
+    assert strip(3.0, 0.0, 3.0, 0.0)["dot"] == "50.00"

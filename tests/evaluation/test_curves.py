@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ddpm_kedro.evaluation.curves import MOST_POINTS, distance_figure, figure, loss_figure
+from ddpm_kedro.evaluation.curves import (
+    MOST_POINTS,
+    distance_figure,
+    figure,
+    loss_figure,
+    quick_score_figure,
+)
 from ddpm_kedro.evaluation.denoising_loss import DenoisingLoss
 
 
@@ -32,6 +38,14 @@ def test_held_out_loss_is_drawn_where_it_was_measured() -> None:
     ]
     assert trace(loss_figure(records), "held-out loss")["x"] == [2.0]
     assert loss_figure([])["data"] == []
+
+
+def test_the_score_while_training_is_drawn_where_it_was_taken() -> None:
+    records = [{"images_seen": n, "loss": 1.0} for n in (1, 2, 3)]
+    assert quick_score_figure(records)["data"] == []
+    records[1]["quick_score"], records[2]["quick_score"] = 80.0, 50.0
+    drawn = trace(quick_score_figure(records), "quick score")
+    assert (drawn["x"], drawn["y"]) == ([2, 3], [80, 50])
 
 
 def test_long_logs_are_thinned_and_keep_their_ends() -> None:

@@ -2,9 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.evaluation.frechet import Gaussian, expected_bias, frechet_distance
+from ddpm_kedro.evaluation.frechet import (
+    FrechetScores,
+    Gaussian,
+    expected_bias,
+    frechet_distance,
+    leading_components,
+)
 
 
 def random_covariance(generator: np.random.Generator, size: int) -> np.ndarray:
@@ -95,3 +102,59 @@ def test_perfect_samples_score_the_expected_bias(spectrum: str) -> None:
     # The next order in 1/n is left out of the expectation: about 1%.
     assert np.mean(scores) == pytest.approx(expected, abs=4 * error + 0.01 * expected)
     assert expected > 20 * error
+
+
+def scored(samples: np.ndarray, reference: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    sets = [torch.from_numpy(part.astype(np.float32)) for part in (samples, reference, real)]
+    found = FrechetScores(*sets[1:]).values(sets[0], [np.arange(len(samples))])
+    return {name: float(values[0]) for name, values in found.items()}
+
+
+def test_the_plain_distance_equals_torch_fidelity_on_the_same_features() -> None:
+    # 40 numbers: all of them are among the 64 leading components.
+    metric_fid = pytest.importorskip("torch_fidelity.metric_fid")
+    generator = np.random.default_rng(5)
+    mixing = generator.standard_normal((40, 40))
+    real, reference, samples = (
+        generator.standard_normal((n, 40)) @ mixing for n in (600, 200, 200)
+    )
+    samples = 1.2 * samples + 0.5
+    statistics = [
+        metric_fid.fid_features_to_statistics(torch.from_numpy(features))
+        for features in (samples, reference)
+    ]
+    theirs = metric_fid.fid_statistics_to_metric(*statistics, False)[metric_fid.KEY_METRIC_FID]
+    assert scored(samples, reference, real)["at_n"] == pytest.approx(theirs, rel=1e-4)
+
+
+def test_only_the_leading_components_of_real_images_are_compared() -> None:
+    generator = np.random.default_rng(6)
+    widths = np.where(np.arange(80) < 70, 2.0, 0.01)
+    features = torch.from_numpy((generator.standard_normal((400, 80)) * widths).astype(np.float32))
+    axes = leading_components([features[:150], features[150:]])[1].numpy()
+    assert axes.shape == (80, 64)
+    assert abs(axes[70:]).max() < 0.05
+    np.testing.assert_allclose(axes.T @ axes, np.eye(64), atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1.0, 1.1])
+def test_it_is_extrapolated_to_many_images_whatever_the_distribution(width: float) -> None:
+    # Heavy tails: the closed form, which holds for Gaussians, takes off too little.
+    generator, found = np.random.default_rng(7), []
+    for _ in range(12):
+        real, reference, samples = (
+            np.sign(draw) * np.square(draw) / np.sqrt(3)
+            for draw in (generator.standard_normal((n, 20)) for n in (2000, 1000, 1000))
+        )
+        found.append(list(scored(width * samples, reference, real).values()))
+    truth = 20 * (width - 1) ** 2
+    plain, closed_form, value = np.mean(found, axis=0) - truth
+    error = np.std(found, axis=0)[2] / np.sqrt(12)
+    assert abs(value) < 3 * error
+    assert plain > closed_form > 3 * error
+
+
+def test_below_a_thousand_images_the_closed_form_is_the_value() -> None:
+    generator = np.random.default_rng(8)
+    found = scored(*(generator.standard_normal((n, 5)) for n in (999, 999, 2000)))
+    assert found["frechet"] == found["closed_form"] < found["at_n"]

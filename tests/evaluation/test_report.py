@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 from two_classes import Constant, drawn, image_set, judged
 
@@ -17,7 +18,15 @@ from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.noise_schedule import CosineSchedule
 from ddpm_kedro.diffusion.objective import VPrediction
 from ddpm_kedro.evaluation.curves import figure
-from ddpm_kedro.evaluation.report import MOST_PREVIEWS, flattened, readable, render_report
+from ddpm_kedro.evaluation.report import (
+    MOST_PREVIEWS,
+    SCORES,
+    flattened,
+    plus_minus,
+    readable,
+    render_report,
+)
+from ddpm_kedro.evaluation.verdict import training_facts, verdict
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
 
@@ -32,6 +41,20 @@ MODEL = {
     "loss_weight": None,
     "provenance": {"optimizer": {"type": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}},
 }
+
+
+SCORED = {"features": "efficientnet_lite0 96px", "reference": "30 held-out images", "stamp": "3f9a"}
+
+
+def standing(name: str, value: float, **changes: Any) -> dict[str, Any]:
+    """Metrics of one score, as an evaluation has them."""
+    parts = {"floor": 10.0, "floor_std": 0.5, "interval": 1.5, "z": 2 * (value - 10), "ratio": None}
+    parts |= {"verdict": "far"} | changes
+    return {name: value} | {f"{name}_{part}": number for part, number in parts.items()}
+
+
+def unscored(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if not name.startswith(SCORES)}
 
 
 @pytest.fixture
@@ -111,10 +134,72 @@ def test_charts_are_well_formed_and_escape_names() -> None:
 
 def test_every_metric_stands_in_it_with_its_meaning(page: str) -> None:
     metrics, _ = judged(drawn(30, seed=3)[0])
-    for name in metrics:
+    for name in unscored(metrics).keys() - {"verdict"}:
         assert f"<code>{name}</code>" in page
 
     assert "6 principal components" in page
+
+
+def test_the_verdict_comes_first(page: str) -> None:
+    metrics, _ = judged(drawn(30, seed=3)[0])
+    said = verdict(metrics, training_facts(LOG, {}, "ema"))
+    assert str(escape(said)) in page
+    assert page.index(str(escape(said))) < page.index('<div class="cards">')
+
+
+def test_each_score_stands_beside_what_real_images_score() -> None:
+    metrics, diagnostics = judged(drawn(30, seed=3)[0])
+    metrics = unscored(metrics) | SCORED
+    metrics |= standing("mind", 1234.5, interval=20.0, ratio=123.45) | standing("coverage", 0.5)
+    diagnostics["evaluated"] = {"stamp": {"features": "lite <0>", "versions": {"torch": "2.15"}}}
+    page = rendered(metrics=metrics, diagnostics=diagnostics)
+    table = page[page.index('<table class="scores">') :]
+    table = table[: table.index("</table>")]
+    assert table.count("<tr>") == 1 + 2
+    assert "Fréchet distance of pixels" not in table
+    for text in ("1,234 ± 20", "10.00 ± 0.50", ">123<", ">2,449<", 'class="word warn">far'):
+        assert text in table
+    assert table.count('data-name="times"></td>') == 1  # coverage has no ratio
+    assert "compared with\n30 held-out images by efficientnet_lite0 96px" in page
+    assert "3f9a: features lite &lt;0&gt;; versions.torch 2.15." in page
+    assert "<b>123\u00d7</b><span>MIND of real images" in page
+
+    assert "<code>mind</code>" in page
+    assert "<code>mind_z</code>" not in page  # the table has it
+    both = rendered(metrics=metrics | standing("pixels_frechet", 11.0), diagnostics=diagnostics)
+    assert "Fréchet distance of pixels" in both
+
+
+def test_metrics_of_another_version_get_their_page_too() -> None:
+    metrics, diagnostics = judged(drawn(30, seed=3)[0])
+    metrics = unscored(metrics) | {"a_score_of_old": 3.0, "mind": None, "mind_z": None}
+    page = rendered(metrics=metrics, diagnostics=diagnostics)
+    assert '<table class="scores">' not in page
+    assert "could not be measured" in page
+    assert "<code>a_score_of_old</code>" in page
+
+
+def test_the_score_while_training_stands_beside_the_loss(page: str) -> None:
+    assert "Score while training" not in page
+    log = [record | {"quick_score": 100 / n} for n, record in enumerate(LOG, start=1)]
+    scored = rendered(training_log=log)
+    assert scored.index("Loss while training") < scored.index("Score while training")
+
+
+def test_mirrored_neighbours_are_marked(page: str) -> None:
+    assert "mirrored" not in page.partition("<body>")[2].partition("All metrics")[0]
+    metrics, diagnostics = judged(drawn(30, seed=3)[0])
+    diagnostics["closest"][1] |= {"distance": 4.25, "mirrored": True}
+    marked = rendered(metrics=metrics, diagnostics=diagnostics)
+    assert marked.count("<figcaption>4.25 apart, mirrored</figcaption>") == 1
+
+
+def test_every_picture_says_what_it_is(page: str) -> None:
+    for tag in re.findall(r"<(?:img|svg)[^>]*>", page):
+        if tag.startswith("<img"):
+            assert re.search(r'alt="[^"]+"', tag)
+        elif "role" in tag:
+            assert re.search(r'aria-label="[^"]+"', tag)
 
 
 def test_what_was_trained_stands_in_it_escaped(page: str) -> None:
@@ -171,6 +256,21 @@ def test_leaves_of_nested_facts() -> None:
         ("a.c", "Y(sizes=[1, 2], steps=1000, z=W())"),
         ("e", "1,000, yes"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "spread", "text"),
+    [
+        (236.4321, 8.2, "236.4 ± 8.2"),
+        (1234.5, 20.0, "1,234 ± 20"),
+        (-0.0007, 0.00131, "-0.0007 ± 0.0013"),
+        (0.5, 0.0, "0.500 ± 0.000"),
+    ],
+)
+def test_a_value_has_the_decimals_that_its_spread_leaves(
+    value: float, spread: float, text: str
+) -> None:
+    assert plus_minus(value, spread) == text
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ GOOD: dict[str, Any] = {
     "memorisation_suspected": False,
     "num_classes": 10,
     "classes_seen": 10,
+    "nearest_label_accuracy": 0.9,
 }
 FAR = {"mind_ratio": 15.2, "mind_z": 123.4, "mind_verdict": "far"}
 CLOSE = {"mind_ratio": 1.3, "mind_z": 7.0, "mind_verdict": "close"}
@@ -107,11 +108,14 @@ def test_few_samples_are_said_to_say_little() -> None:
     assert "300 samples" in said
     # A missing class is chance among so few.
     assert "classes" not in verdict(GOOD | FAR | {"num_samples": 90, "classes_seen": 8}, LONG)
+    # And where the nearest image's class is mostly wrong, nobody knows which are missing.
+    unsure = {"classes_seen": 8, "nearest_label_accuracy": 0.35}
+    assert "classes" not in verdict(GOOD | FAR | unsure, LONG)
 
 
 def test_another_score_that_is_worse_is_named_and_noise_is_not() -> None:
     worse = {"recall_z": 34.2, "recall_verdict": "far"}
-    assert "but recall 34.2 deviations off" in verdict(GOOD | worse, LONG)
+    assert "but recall is 34.2 deviations off" in verdict(GOOD | worse, LONG)
     assert "recall" not in verdict(GOOD | FAR | worse, LONG)  # far is said already
     noise = {"recall_z": 3.0, "recall_verdict": "close"}
     assert "recall" not in verdict(GOOD | noise, LONG)

@@ -377,6 +377,7 @@ class Unspeakable(Given):
         (Listing, "splits() gives a mapping such as"),
         (Nameless, "a source has a name"),
         (Unspeakable, "facts() of test_preparation.Unspeakable: "),
+        (list, "dataset type=builtins.list is not an ImageSource; "),
     ],
 )
 def test_a_source_that_does_not_do_its_part_is_one_line(source, words, tmp_path):

@@ -11,7 +11,7 @@ from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 
 from ddpm_kedro.datasets.arrays import ImageSetFile
-from ddpm_kedro.datasets.handle import Handle, RawImages
+from ddpm_kedro.datasets.handle import Handle
 from ddpm_kedro.datasets.report_files import JSONFile
 from ddpm_kedro.parameters import PreparationParameters
 from ddpm_kedro.pipelines.data_preparation import create_pipeline
@@ -30,7 +30,7 @@ PREPARATION = {
 def _catalog(root: Path, preparation: dict[str, Any]) -> DataCatalog:
     catalog = DataCatalog(
         {
-            "raw_images": RawImages(of=preparation["source"]),
+            "raw_images": Handle(of=preparation["source"]),
             "image_store": Handle(
                 of="ddpm_kedro.images.store.ImageStore", path=str(root / "store")
             ),

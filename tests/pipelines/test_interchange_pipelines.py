@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, DatasetError
 from kedro.runner import SequentialRunner
 
 from ddpm_kedro.datasets.diffusers_folder import DiffusersFolder
 from ddpm_kedro.datasets.report_files import JSONFile
 from ddpm_kedro.datasets.training_results import ModelFile
 from ddpm_kedro.diffusion.model import Model, save_model
-from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.cards import has_training_log
 from ddpm_kedro.pipelines import export_diffusers, import_diffusers
 
@@ -61,6 +60,6 @@ def test_out_and_back_gives_the_same_images(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_nobody_named_is_asked_for() -> None:
-    with pytest.raises(InputError, match="import_path"):
-        DiffusersFolder(path=None)._named()
+    with pytest.raises(DatasetError, match="import_path"):
+        DiffusersFolder(path=None).load()
     assert not DiffusersFolder(path=None).exists()

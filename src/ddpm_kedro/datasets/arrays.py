@@ -10,7 +10,7 @@ from ddpm_kedro.datasets.local_entry import LocalEntry, PublishedFile, writing
 from ddpm_kedro.datasets.report_files import encoded
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
-from ddpm_kedro.images.grid import make_grid
+from ddpm_kedro.images.grid import make_grid, spread
 from ddpm_kedro.images.imageset import ImageSet
 
 if TYPE_CHECKING:
@@ -23,33 +23,22 @@ class ImageSetFile(PublishedFile):
     """One safetensors file of images and labels; Kedro-Viz shows a grid."""
 
     def load(self) -> ImageSet:
-        """The images, mapped into memory.
-
-        Raises:
-            InputError: there is no file yet, or it is not a whole image set.
-        """
+        """The images, mapped into memory; InputError where there is no whole image set yet."""
         return ImageSet.open(self._path)
 
     def preview(self, max_side: int = 1024) -> ImagePreview:
         """Images evenly spaced through the set, no side longer than `max_side` pixels."""
         if not self._exists():
             return ""
-        images = self.load().images
-        chosen = np.linspace(0, len(images) - 1, min(_PREVIEWED_IMAGES, len(images))).astype(int)
-        grid = make_grid(images[chosen])
-        grid.thumbnail((max_side, max_side))
-        return encoded(grid)
+        return encoded(make_grid(spread(self.load().images, _PREVIEWED_IMAGES)), max_side)
 
 
 class NumpyFile(LocalEntry):
     """One `.npy` file; nothing in it is ever unpickled."""
 
     def load(self) -> np.ndarray:
-        """The array as a read-only memory map.
-
-        Raises:
-            InputError: there is no file yet, or it is no array of plain numbers.
-        """
+        """The array as a read-only memory map; InputError where there is no file yet, or it is no
+        array of plain numbers."""
         path = self._existing()
         try:
             # np.load takes a file without the header for a pickle and tells how to load that.

@@ -11,22 +11,17 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from kedro.io.core import get_filepath_str
 
-from ddpm_kedro.datasets.local_entry import writing
+from ddpm_kedro.datasets.local_entry import run_first, writing
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
 
 
 class FileEntry:
-    """A mixin, put before the dataset class that reads and writes the file.
+    """A mixin, put before the dataset class that reads and writes the file, which takes `options`.
 
-    Args:
-        written_by: the pipelines that write the file, named to a user who loads it too early.
-        required: whether a load fails where there is no file; else it gives None.
-        options: those of the class below, `filepath`, `version`, `credentials` among them.
-
-    Raises:
-        InputError: nothing installed reaches that file system, or `versioned` does not fit what
-            lies there.
+    `written_by` are the pipelines that write the file, named to a user who loads it too early. A
+    load fails where there is no file, unless it is not `required`: then it gives None. InputError
+    where nothing installed reaches that file system, or `versioned` does not fit what lies there.
     """
 
     _content: ClassVar[str]  # what the file is, in messages
@@ -50,11 +45,8 @@ class FileEntry:
             raise InputError(f"{self._filepath} is a folder, not a file: {hint}")
 
     def load(self) -> Any:
-        """What the class below makes of the file; None where it is missing and not required.
-
-        Raises:
-            InputError: it is missing, cannot be read, or holds something else.
-        """
+        """What the class below makes of the file, None where it is missing and not required;
+        InputError where it is missing, cannot be read, or holds something else."""
         failures = (OSError, ValueError) if self._is_local else (Exception,)
         try:
             if self._exists():
@@ -63,16 +55,19 @@ class FileEntry:
             is_content = isinstance(error, ValueError | OSError) and not getattr(error, "errno", 0)
             reason = f"is not {self._content}" if is_content else "cannot be read"
             raise InputError(f"{self._shown(self._get_load_path())} {reason}: {error}") from error
-        if self._required or (self._version and self._version.load):
-            raise InputError(self._why_missing())
+        wanted = self._version and self._version.load
+        if wanted:
+            known = ", ".join(Path(path).parent.name for path in self._get_versions())
+            where = self._shown(self._filepath)
+            raise InputError(f"no version {wanted} of {where}: there are {known or 'none'}")
+        if self._required:
+            where = self._shown(self._filepath)
+            raise InputError(f"no file {where}: {run_first(self._written_by)}")
         return None
 
     def save(self, data: Any) -> None:
-        """Let the class below write into memory, then the file appear whole, or not at all.
-
-        Raises:
-            InputError: `data` is not what such a file can hold, or the file cannot be written.
-        """
+        """Let the class below write into memory, then the file appear whole, or not at all;
+        InputError where no such file can hold `data`, or it cannot be written."""
         aside, memory = copy.copy(self), _Memory(skip_instance_cache=True)
         aside._fs = memory
         with writing(self._shown(self._filepath), self._is_local):
@@ -89,16 +84,6 @@ class FileEntry:
             else:
                 self._fs.pipe_file(get_filepath_str(where, self._protocol), content)
         self._invalidate_cache()
-
-    def _why_missing(self) -> str:
-        if self._version and self._version.load:
-            known = [Path(path).parent.name for path in self._get_versions()]
-            return (
-                f"no version {self._version.load} of {self._shown(self._filepath)}: "
-                f"there are {', '.join(known) or 'none'}"
-            )
-        stage = f" --pipelines {self._written_by}" if self._written_by else ""
-        return f"no file {self._shown(self._filepath)}: run `kedro run{stage}` first"
 
     def _shown(self, path: Any) -> str:
         return str(path) if self._is_local else f"{self._protocol}://{path}"

@@ -5,52 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from kedro.io import AbstractDataset, DatasetError, Version
+from kedro.io import DatasetError
 
 from ddpm_kedro.construction import build
-from ddpm_kedro.datasets.local_entry import local_path
-from ddpm_kedro.errors import InputError
-from ddpm_kedro.images.source import ImageSource
+from ddpm_kedro.datasets.local_entry import LocalEntry
+
+_OF_ENTRY = ("path", "version", "credentials", "metadata")
 
 
-class Handle(AbstractDataset):
+class Handle(LocalEntry):
     """Loads as one live object, the same at every load: made at the first, nothing is read then.
 
-    Args:
-        of: the dotted path of its class, or an option `{type: dotted path, **arguments}`.
-        version: what Kedro hands over for `versioned: true`: refused, as `credentials` are.
-        metadata: for plugins.
-        arguments: the object's own; a `path` is a folder on the local disk.
+    `of` is the dotted path of its class, or an option `{type: dotted path, **arguments}`; other
+    `arguments` are its own too, beside what a `LocalEntry` takes. A `path` is a folder.
     """
 
     _SINGLE_PROCESS = True  # neither locks nor listeners travel between processes
 
-    def __init__(
-        self,
-        *,
-        of: str | Mapping[str, Any],
-        version: Version | None = None,
-        credentials: Any = None,
-        metadata: dict[str, Any] | None = None,
-        **arguments: Any,
-    ) -> None:
+    def __init__(self, *, of: str | Mapping[str, Any], **arguments: Any) -> None:
         option = {"type": of} if isinstance(of, str) else dict(of)
-        self._path = None
-        if "path" in arguments:
-            self._path = local_path(arguments["path"], version, credentials)
-            arguments["path"] = str(self._path)
-        elif version is not None or credentials is not None:
-            local_path(option["type"], version, credentials)
-        self._option = {**option, **arguments}
+        super().__init__(**{key: arguments.pop(key, None) for key in _OF_ENTRY})
+        place = {} if self._path is None else {"path": str(self._path)}
+        self._option = {**option, **arguments, **place}
         self._made: Any = None
-        self.metadata = metadata
 
     def load(self) -> Any:
-        """The object.
-
-        Raises:
-            InputError: its type is unknown or refuses its arguments.
-        """
+        """The object; InputError where its type is unknown or refuses its arguments."""
         if self._made is None:
             self._made = build(self._option)
         return self._made
@@ -65,27 +45,3 @@ class Handle(AbstractDataset):
 
     def _describe(self) -> dict[str, Any]:
         return self._option
-
-
-class RawImages(Handle):
-    """A handle on images as they were published or collected, an `ImageSource`."""
-
-    def load(self) -> ImageSource:
-        """The source.
-
-        Raises:
-            InputError: its type is unknown, makes something else, or refuses its arguments.
-        """
-        source = super().load.__wrapped__(self)
-        if not isinstance(source, ImageSource):
-            raise InputError(
-                f"dataset type={self._option['type']} is not an ImageSource; "
-                "ddpm_kedro.images.ImageFolder is one"
-            )
-        return source
-
-    def _exists(self) -> bool:
-        try:
-            return bool(self.load.__wrapped__(self).splits())
-        except InputError:
-            return False

@@ -15,18 +15,12 @@ from ddpm_kedro.files import Receipt, publish
 
 
 class LocalEntry(AbstractDataset):
-    """A local file or folder.
+    """A local file at `filepath`, whose folder is made on the first save, or a folder at `path`;
+    neither where the user has yet to name it.
 
-    Args:
-        filepath: the file; its folder is made on the first save.
-        path: the folder, where it is one; None where the user has yet to name it.
-        written_by: the pipeline that writes it, named to a user who loads it too early.
-        version: what Kedro hands over for `versioned: true`: refused.
-        credentials: refused too.
-        metadata: for plugins, such as Kedro-Viz's layer.
-
-    Raises:
-        InputError: it is versioned or remote.
+    `written_by` is the pipeline that writes it, named to a user who loads it too early; `metadata`
+    is for plugins, such as Kedro-Viz's layer. InputError where the place is remote, or Kedro hands
+    over a `version` (for `versioned: true`) or `credentials`.
     """
 
     _missing: ClassVar[str] = "no file"
@@ -41,16 +35,22 @@ class LocalEntry(AbstractDataset):
         credentials: Any = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        place = filepath if path is None else path
-        self._path = None if place is None else local_path(place, version, credentials)
+        place = path or filepath
+        protocol, where = get_protocol_and_path(place) if place else ("file", None)
+        stays = "arrays, models, logs, previews and stores are plain local files (docs/data.md)"
+        if version is not None:
+            out = "leave `versioned: true` out of its catalog entry"
+            raise InputError(f"{place or 'an entry without a place'}: {out}; {stays}")
+        if protocol != "file" or credentials is not None:
+            raise InputError(f"{place}: give a local path, without credentials; {stays}")
+        self._path = None if where is None else Path(where)
         self._written_by = written_by
         self.metadata = metadata
 
     def _existing(self) -> Path:
         """The path of the file; InputError where there is none yet."""
         if not self._exists():
-            stage = f" --pipelines {self._written_by}" if self._written_by else ""
-            raise InputError(f"{self._missing} {self._path}: run `kedro run{stage}` first")
+            raise InputError(f"{self._missing} {self._path}: {run_first(self._written_by)}")
         return self._path
 
     def _exists(self) -> bool:
@@ -65,21 +65,14 @@ class PublishedFile(LocalEntry):
 
     def save(self, data: Receipt) -> None:
         """Publish the file in one rename: a link where the file system has links, else a copy.
-
-        Raises:
-            InputError: the folder is not writable, or its disk is full.
-        """
+        InputError where the folder is not writable, or its disk is full."""
         with writing(self._path):
             publish(data.path, self._path)
 
 
 @contextlib.contextmanager
 def writing(path: str | Path, is_local: bool = True) -> Iterator[None]:
-    """Turn what the file system says against a write into one line.
-
-    Raises:
-        InputError: an OSError rose from the block; of a remote file system any error.
-    """
+    """Turn an OSError, of a remote file system any error, into one line, an InputError."""
     failures = (OSError,) if is_local else (Exception,)
     try:
         yield
@@ -91,16 +84,6 @@ def writing(path: str | Path, is_local: bool = True) -> Iterator[None]:
         raise InputError(f"cannot write {path} ({reason}){hint if is_local else ''}") from error
 
 
-def local_path(place: str, version: Version | None = None, credentials: Any = None) -> Path:
-    """`place` as a path.
-
-    Raises:
-        InputError: it is on another file system, or Kedro shall version it.
-    """
-    stays = "arrays, models, logs, previews and stores are plain local files (docs/data.md)"
-    if version is not None:
-        raise InputError(f"{place}: leave `versioned: true` out of its catalog entry; {stays}")
-    protocol, path = get_protocol_and_path(place)
-    if protocol != "file" or credentials is not None:
-        raise InputError(f"{place}: give a local path, without credentials; {stays}")
-    return Path(path)
+def run_first(written_by: str | None) -> str:
+    """What to do where a file is missing, for the end of a message."""
+    return f"run `kedro run{f' --pipelines {written_by}' if written_by else ''}` first"

@@ -74,15 +74,14 @@ class PictureFile(FileEntry, ImageDataset):
 
     def preview(self, max_side: int = 1024) -> ImagePreview:
         """The picture, made smaller if a side has more than `max_side` pixels."""
-        if not self._exists():
-            return ""
-        image = self.load()
+        return encoded(self.load(), max_side) if self._exists() else ""
+
+
+def encoded(image: Image.Image, max_side: int | None = None) -> str:
+    """A picture, made smaller if a side has more than `max_side` pixels, as the base64 text of its
+    PNG bytes, as Kedro-Viz wants it."""
+    if max_side is not None:
         image.thumbnail((max_side, max_side))
-        return encoded(image)
-
-
-def encoded(image: Image.Image) -> str:
-    """A picture as the base64 text of its PNG bytes, as Kedro-Viz wants it."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()

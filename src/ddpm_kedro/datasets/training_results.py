@@ -21,17 +21,14 @@ if TYPE_CHECKING:
 
     from ddpm_kedro.diffusion.model import Model
 
-_CURVES = {"loss": "training", "held_out_loss": "held out"}
 _NAME = re.compile(r"preview_(\d+)\.png")
 
 
 class ModelFile(PublishedFile):
     """One safetensors file with the model's spec in its metadata.
 
-    Args:
-        weights: the set of weights that a load gives: `ema`, `raw`, or another in the file.
-        trusted_modules: module prefixes, beside this package's own, that the file's spec may name.
-        options: those of :class:`LocalEntry`.
+    `weights` names the set that a load gives: `ema`, `raw`, or another in the file.
+    `trusted_modules` are the prefixes, beside this package's own, that the file's spec may name.
     """
 
     _missing = "no model at"
@@ -44,11 +41,7 @@ class ModelFile(PublishedFile):
         self._trusted_modules = tuple(trusted_modules)
 
     def load(self) -> Model:
-        """The model on the CPU.
-
-        Raises:
-            InputError: there is none yet, or it is not one of ours.
-        """
+        """The model on the CPU; InputError where there is none yet, or it is not one of ours."""
         path = self._existing()
         from ddpm_kedro.diffusion.model import load_model
 
@@ -79,31 +72,11 @@ class JSONLines(LocalEntry):
         with open(data.path, "rb") as log, writing(self._path), atomic_write(self._path) as copy:
             shutil.copyfileobj(log, copy)
 
-    def preview(self, max_points: int = 1000) -> PlotlyPreview:
-        """The loss against images seen as a Plotly figure, on a logarithmic axis; of a
-        log longer than `max_points`, every n-th record is shown."""
-        if not self._exists():
-            return {}
-        records = self.load()
-        curves = []
-        for key, name in _CURVES.items():
-            points = [r for r in records if r.get(key) is not None and "images_seen" in r]
-            points = points[:: max(1, -(-len(points) // max_points))]
-            if points:
-                curves.append(
-                    {
-                        "type": "scatter",
-                        "mode": "lines+markers" if len(points) < 50 else "lines",
-                        "name": name,
-                        "x": [point["images_seen"] for point in points],
-                        "y": [point[key] for point in points],
-                    }
-                )
-        layout = {
-            "xaxis": {"title": {"text": "training images seen"}},
-            "yaxis": {"title": {"text": "loss"}, "type": "log"},
-        }
-        return {"data": curves, "layout": layout}
+    def preview(self) -> PlotlyPreview:
+        """The report's figure of the loss against images seen."""
+        from ddpm_kedro.evaluation.curves import loss_figure
+
+        return loss_figure(self.load()) if self._exists() else {}
 
 
 class PreviewFolder(LocalEntry):
@@ -119,11 +92,8 @@ class PreviewFolder(LocalEntry):
 
     def save(self, data: Receipt) -> None:
         """Publish the folder that training wrote: a reader finds the old one or the new one, built
-        out of hard links (copies where there are none).
-
-        Raises:
-            InputError: a file is in the way, or the folder cannot be written.
-        """
+        out of hard links (copies where there are none). InputError where a file is in the way, or
+        the folder cannot be written."""
         if self._path.exists() and not self._path.is_dir():
             raise InputError(f"{self._path}: a file is in the way of a folder; move it")
         with writing(self._path), atomic_folder(self._path) as aside:

@@ -1,6 +1,6 @@
 """What a network costs, known before it runs: parameters, FLOPs, memory.
 
-``python -m ddpm_kedro.diffusion.cost`` prints the table of all backbones.
+`python -m ddpm_kedro.diffusion.cost` prints the table of all backbones.
 """
 
 from __future__ import annotations
@@ -28,20 +28,16 @@ TRAINING_PASSES = 3  # a forward pass, and a backward pass that costs twice as m
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one network at one image shape.
-
-    Args:
-        parameters: number of weights.
-        forward_flops: floating point operations of one image's forward pass in convolutions and
-            matrix products, a multiply-add counted as two; the rest is below 2% of them.
-        activation_bytes: what one image's forward pass keeps for the backward pass.
-        precision: "fp32", "bf16" or "fp16", in which that was counted.
-    """
+    """Cost of one network at one image shape."""
 
     parameters: int
     forward_flops: int
+    """Of one image, in convolutions and matrix products; a multiply-add counts as two, the rest is
+    below 2% of them."""
     activation_bytes: int
+    """What one image's forward pass keeps for the backward pass."""
     precision: str = "fp32"
+    """In which that was counted: "fp32", "bf16" or "fp16"."""
 
     @property
     def training_flops(self) -> int:
@@ -53,14 +49,10 @@ class Cost:
     ) -> int:
         """Estimate of the memory that training takes, in bytes, good to about 10%.
 
-        Weights, gradients, optimizer state and averages in fp32, activations, and in half precision
-        a copy of the weights. What libraries take to work in is not in it, nor is what the
-        compiler saves.
-
-        Args:
-            batch_size: images at a time (a micro-batch, where the batch is split).
-            num_averages: number of EMA copies.
-            optimizer_slots: numbers that the optimizer keeps for each weight: Adam 2, momentum 1.
+        Weights, gradients, averages (`num_averages` copies) and the optimizer's numbers
+        (`optimizer_slots` for each weight: Adam 2, momentum 1) in fp32, activations of `batch_size`
+        images at a time, and in half precision a copy of the weights. What libraries take to work
+        in is not in it, nor is what the compiler saves.
         """
         copies = 2 + optimizer_slots + num_averages
         state = copies * BYTES_OF_FLOAT * self.parameters + self._cast_bytes
@@ -72,14 +64,11 @@ class Cost:
 
 
 def cost_of(network: nn.Module, image_shape: Sequence[int], precision: str = "fp32") -> Cost:
-    """The cost of ``network`` at images (C, H, W), counted on fake tensors: nothing is computed.
+    """The cost of `network` at images (C, H, W), counted on fake tensors: nothing is computed.
 
     The network's weights, on any device, are neither read nor copied. `precision` is "fp32", "bf16"
     or "fp16", under autocast as a CPU does it: which tensors are kept in fp32 beside the half ones
-    is the network's and autocast's to say.
-
-    Raises:
-        InputError: the network does not take images of that shape.
+    is the network's and autocast's to say. InputError where it takes no images of that shape.
     """
     kept: dict[int, torch.UntypedStorage] = {}  # by address; held, so that none is used again
 
@@ -92,23 +81,17 @@ def cost_of(network: nn.Module, image_shape: Sequence[int], precision: str = "fp
     try:
         with FakeTensorMode(), torch.enable_grad():
             state = {
-                name: torch.empty(value.shape, dtype=value.dtype).requires_grad_(
-                    value.requires_grad
-                )
+                name: torch.empty(value.shape, dtype=value.dtype, requires_grad=value.requires_grad)
                 for name, value in [*network.named_parameters(), *network.named_buffers()]
             }
             inputs = torch.empty(1, *image_shape), torch.empty(1)
-            with (
-                autocast(precision, "cpu"),
-                counter,
-                torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            ):
+            hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+            with autocast(precision, "cpu"), counter, hooks:
                 functional_call(network, state, inputs)
     except RuntimeError as error:
-        reason = str(error).split("\n", 1)[0]
-        raise InputError(
-            f"{type(network).__name__} does not take images of {tuple(image_shape)}: {reason}"
-        ) from error
+        reason, shape = str(error).partition("\n")[0], tuple(image_shape)
+        name = type(network).__name__
+        raise InputError(f"{name} does not take images of {shape}: {reason}") from error
     for value in state.values():
         kept.pop(value.untyped_storage()._cdata, None)
     cost = Cost(
@@ -148,9 +131,8 @@ def table(image_shape: Sequence[int], batch_size: int) -> str:
         with torch.device("meta"):
             network = getattr(backbones, name)(in_channels=image_shape[0])
         cost, half = (cost_of(network, image_shape, precision) for precision in ("fp32", "bf16"))
-        memory = " / ".join(
-            f"{each.training_bytes(batch_size) / 2**30:.2f}" for each in (cost, half)
-        )
+        gigabytes = (each.training_bytes(batch_size) / 2**30 for each in (cost, half))
+        memory = " / ".join(f"{number:.2f}" for number in gigabytes)
         lines.append(
             f"{name:<14}{cost.parameters / 1e6:>11.2f}M{cost.forward_flops / 1e9:>15.3f}"
             f"{cost.training_flops / 1e9:>16.3f}{memory:>36}"
@@ -159,7 +141,7 @@ def table(image_shape: Sequence[int], batch_size: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table; ``--shape C H W`` and ``--batch-size`` choose what for."""
+    """Print the table; `--shape C H W` and `--batch-size` choose what for."""
     parser = argparse.ArgumentParser(description="Cost of each backbone, one image at a time.")
     parser.add_argument("--shape", nargs=3, type=int, default=[3, 32, 32], metavar=("C", "H", "W"))
     parser.add_argument("--batch-size", type=int, default=128)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddpm_kedro.diffusion.capture import Captured
 from ddpm_kedro.diffusion.denoiser import Denoiser
-from ddpm_kedro.diffusion.execution import Compiled, Tiled, rows_of_a_tile
+from ddpm_kedro.diffusion.execution import Captured, Compiled, Tiled, rows_of_a_tile
 from ddpm_kedro.diffusion.guidance import ClassifierFreeGuidance
 from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.model_spec import ModelSpec
@@ -29,16 +31,17 @@ from ddpm_kedro.diffusion.precision import (
     told_out_of_memory,
 )
 from ddpm_kedro.diffusion.samplers import Sampler
-from ddpm_kedro.diffusion.timing import seconds_of_sampling
+from ddpm_kedro.diffusion.samplers.sampler import DenoiserLike
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.heap import kept_heap
 from ddpm_kedro.images.pixels import quantise
 from ddpm_kedro.progress import Progress, duration
+from ddpm_kedro.ranges import Count, Settings, choice, number
 
 PIXELS_PER_BATCH = 1 << 20
 MOST_IMAGES_PER_BATCH = 512
 FEWEST_CALLS_TO_COMPILE = 1000  # compiling takes a minute or two, which this many calls win back
-COMPILE = ("auto", "on", "off")
+MOST_SECONDS_OF_TIMING, MOST_STEPS_TIMED = 1.0, 4
 # For a model that came without a sampler, by its schedule's family. A test holds them to the
 # samplers of the formulations in conf/base/parameters.
 USUAL_SAMPLERS: Mapping[str, Mapping[str, Any]] = {
@@ -60,34 +63,26 @@ def drawn_with(
     return option if num_steps is None else {**option, "num_steps": num_steps}
 
 
+class _Enough(Exception):
+    """Raised out of a walk of which enough is known."""
+
+
 @dataclass(frozen=True)
-class Drawing:
-    """One call of :meth:`Model.sample`, whose arguments these are, and the model's two halves."""
+class Drawing(Settings):
+    """One call of `Model.sample`, whose arguments these are, and the model's two halves."""
+
+    section: ClassVar[str] = "sampling"
 
     spec: ModelSpec
     denoiser: Denoiser
     solver: Sampler
-    num_samples: int
-    seed: int
-    batch_size: int | None
+    num_samples: Count
+    seed: Annotated[int, number(int)]
+    batch_size: Count | None
     labels: Any
-    guidance: float | Mapping[str, Any] | None
-    precision: str
-    compile: str
-
-    def __post_init__(self) -> None:
-        if not _is_whole(self.num_samples) or self.num_samples < 1:
-            raise InputError(f"num_samples={self.num_samples!r}: give a whole number of at least 1")
-        if not _is_whole(self.seed):
-            raise InputError(f"seed={self.seed!r}: give a whole number")
-        size = 1 if self.batch_size is None else self.batch_size
-        if not _is_whole(size) or size < 1:
-            raise InputError(f"batch_size={size!r}: give a whole number of at least 1")
-        for name, choices in (("precision", PRECISIONS), ("compile", COMPILE)):
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f"{name}={getattr(self, name)!r}: choose among {', '.join(choices)}"
-                )
+    guidance: Any
+    precision: Annotated[str, choice(*PRECISIONS)]
+    compile: Annotated[str, choice("auto", "on", "off")]
 
     def images(
         self, device: torch.device, progress: bool | Callable[[float], object]
@@ -104,10 +99,7 @@ class Drawing:
             lanes,
             Progress(self.num_samples, "images", "sampling", silent=not shown) as bar,
         ):
-            if shown and (seconds := seconds_of_sampling(
-                self.solver, denoiser, self.spec.image_shape, self.num_samples,
-                at_once=at_once, labels=labels, device=device,
-            )):  # fmt: skip
+            if shown and (seconds := self._seconds(denoiser, at_once, labels, device)):
                 bar.say(
                     f"sampling {self.num_samples:,} images in {self.solver.num_steps} steps in "
                     f"{self.precision} takes about {duration(seconds)}",
@@ -129,17 +121,17 @@ class Drawing:
             labels = [labels] * self.num_samples
         if len(labels) != self.num_samples:
             raise InputError(f"labels: {len(labels)} were given for {self.num_samples} images")
-        index = {name: number for number, name in enumerate(self.spec.classes)}
-        numbers = [index.get(label, -1) if isinstance(label, str) else label for label in labels]
-        for label, number in zip(labels, numbers, strict=True):
-            if int(number) != number or not 0 <= number <= num_classes:
+        index = {name: place for place, name in enumerate(self.spec.classes)}
+        places = [index.get(label, -1) if isinstance(label, str) else label for label in labels]
+        for label, place in zip(labels, places, strict=True):
+            if int(place) != place or not 0 <= place <= num_classes:
                 raise InputError(
                     f"labels: no class {label!r}; give one of {', '.join(self.spec.classes)}, its "
                     f"number 0..{num_classes - 1}, or {num_classes} for no class"
                 )
-        return torch.tensor([int(number) for number in numbers])
+        return torch.tensor([int(place) for place in places])
 
-    def _guided(self, network: nn.Module) -> Denoiser | ClassifierFreeGuidance:
+    def _guided(self, network: nn.Module) -> DenoiserLike:
         """The model's denoiser around `network`, under the guidance that is asked for."""
         denoiser = Denoiser(network, self.denoiser.schedule, self.denoiser.objective)
         if self.guidance is None:
@@ -179,9 +171,38 @@ class Drawing:
             network = Captured(network)
         return network, batch_size, at_once, multiple
 
+    def _seconds(
+        self, denoiser: DenoiserLike, at_once: int, labels: Tensor | None, device: torch.device
+    ) -> float | None:
+        """What drawing will take, from up to three warm steps of so many images `at_once`.
+
+        Everything in a step counts: network, guidance, noise, thresholding. The first one is cold
+        and left out where there is another. None for a sampler that does not tell of its steps.
+        """
+        times = [time.perf_counter()]
+
+        def on_step(number: int, x: Tensor) -> None:
+            if device.type == "cuda":  # pragma: cuda only
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter())
+            is_long = times[-1] - times[0] > MOST_SECONDS_OF_TIMING and len(times) > 2
+            if is_long or len(times) > MOST_STEPS_TIMED:
+                raise _Enough
+
+        rows = torch.arange(at_once)
+        given = None if labels is None else labels[rows % self.num_samples]
+        options = {"labels": given, "device": device, "on_step": on_step}
+        with contextlib.suppress(_Enough):
+            self.solver.sample(denoiser, self.spec.image_shape, rows, 0, **options)
+        warm = times[1:] if len(times) > 2 else times
+        if len(warm) < 2:
+            return None
+        step_seconds = (warm[-1] - warm[0]) / (len(warm) - 1)
+        return step_seconds * self.solver.num_steps * math.ceil(self.num_samples / at_once)
+
     def _walk(
         self,
-        denoiser: Denoiser | ClassifierFreeGuidance,
+        denoiser: DenoiserLike,
         device: torch.device,
         labels: Tensor | None,
         batch_size: int,
@@ -211,7 +232,3 @@ class Drawing:
             drawn = first, quantise(batch[:count])
         images[drawn[0] :] = drawn[1].cpu().numpy()
         return images
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -28,13 +28,11 @@ SWITCH_SECONDS = 1e-3  # how long a lane waits for Python's lock before it asks 
 _of_this_thread = threading.local()
 
 
-class Lanes:
+class Lanes(contextlib.AbstractContextManager["Lanes"]):
     """Threads with one OpenMP thread each, started when they are first needed.
 
-    Args:
-        count: lanes that a batch is split into; 1: no lanes, each operation has all OpenMP threads.
-        threads: lanes that run at the same time, the others wait for their turn; None: as many as
-            there are cores, as OpenMP counts them. It changes no bytes.
+    A batch is split into `count` lanes; 1: none, each operation has all OpenMP threads. `threads`
+    of them run at the same time, which changes no bytes; None: as many as OpenMP counts cores.
     """
 
     def __init__(self, count: int, threads: int | None = None) -> None:
@@ -43,14 +41,11 @@ class Lanes:
         self._pool: ThreadPoolExecutor | None = None
         self._usual_interval = 0.0
 
-    def __enter__(self) -> Lanes:
-        return self
-
     def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the threads; the next call of :meth:`map` would start new ones."""
+        """End the threads; the next call of `map` would start new ones."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
@@ -59,7 +54,7 @@ class Lanes:
             torch.set_num_threads(torch.get_num_threads())
 
     def parts(self, rows: int) -> list[slice]:
-        """The lanes' shares of ``rows`` rows; they differ by one row at most, and none is empty."""
+        """The lanes' shares of `rows` rows; they differ by one row at most, and none is empty."""
         count = min(self.count, rows)
         bounds = [rows * lane // count for lane in range(count + 1)]
         return [slice(*pair) for pair in itertools.pairwise(bounds)]
@@ -81,7 +76,7 @@ class Lanes:
                 torch.set_num_threads(before)
 
     def map(self, work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[Result]:
-        """``work`` of each piece, in the order of the pieces, whichever is done first.
+        """`work` of each piece, in the order of the pieces, whichever is done first.
 
         Gradients, autocast and inference mode are on or off in a lane as they are here. An error in
         a lane comes out where its result would, when no other lane is at work any more.
@@ -96,10 +91,8 @@ class Lanes:
             self._pool = ThreadPoolExecutor(self.threads, "lane", initializer=_begin_lane)
             self._usual_interval = sys.getswitchinterval()
             sys.setswitchinterval(SWITCH_SECONDS)
-        modes = _Modes()
-        futures: deque[Future[Result]] = deque(
-            self._pool.submit(modes.run, work, piece) for piece in pieces
-        )
+        work = _in_modes_of_this_thread(work)
+        futures: deque[Future[Result]] = deque(self._pool.submit(work, piece) for piece in pieces)
         try:
             while futures:
                 yield futures.popleft().result()  # and nothing keeps it when the caller is done
@@ -116,21 +109,20 @@ def _begin_lane() -> None:
     torch.autocast_increment_nesting()
 
 
-class _Modes:
-    """Torch's modes of the thread that makes it, for another thread to compute in."""
+def _in_modes_of_this_thread(work: Callable[[Piece], Result]) -> Callable[[Piece], Result]:
+    """`work` for another thread to do, with gradients and autocast on or off as they are here."""
+    grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+    cache = torch.is_autocast_cache_enabled()
 
-    def __init__(self) -> None:
-        self.grad, self.inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        self.autocast = torch.is_autocast_enabled("cpu")
-        self.dtype = torch.get_autocast_dtype("cpu")
-        self.cache = torch.is_autocast_cache_enabled()
-
-    def run(self, work: Callable[[Piece], Result], piece: Piece) -> Result:
-        torch.set_autocast_enabled("cpu", self.autocast)
-        torch.set_autocast_dtype("cpu", self.dtype)
-        torch.set_autocast_cache_enabled(self.cache)
-        with torch.inference_mode(self.inference), torch.set_grad_enabled(self.grad):
+    def run(piece: Piece) -> Result:
+        torch.set_autocast_enabled("cpu", autocast)
+        torch.set_autocast_dtype("cpu", dtype)
+        torch.set_autocast_cache_enabled(cache)
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad):
             return work(piece)
+
+    return run
 
 
 # What a lane must have for itself -----------------------------------------------------------------
@@ -138,7 +130,7 @@ class _Modes:
 
 @contextlib.contextmanager
 def drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """In here, and in this thread alone, our dropout draws from ``generator``."""
+    """In here, and in this thread alone, our dropout draws from `generator`."""
     _of_this_thread.generator = generator
     try:
         yield
@@ -156,56 +148,45 @@ def is_well_known(network: nn.Module) -> bool:
     return all(type(module).__module__.startswith(WELL_KNOWN) for module in network.modules())
 
 
-class Watch:
-    """Finds what a call of a network changes that lanes would share: then it needs one thread.
+@contextlib.contextmanager
+def watched(network: nn.Module) -> Iterator[list[str]]:
+    """In words, what the block's call of `network` changes that lanes would share: with anything in
+    this list it needs one thread.
 
     Seen are draws from torch's global generator (dropout that is not ours, in a module or by
-    ``torch.nn.functional``), changed buffers (running statistics), attributes set on a module, and
+    `torch.nn.functional`), changed buffers (running statistics), attributes set on a module, and
     lists, sets and dicts there that grow. Not seen is what the watched call happens not to do (a
     draw only now and then), and changes to objects that are no attribute of a module. Generator and
     buffers are put back; attributes are not.
-
-    Args:
-        network: whose call follows inside the ``with`` block.
-
-    Attributes:
-        found: what was changed, in words; None: nothing.
     """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-        self.found: str | None = None
-
-    def __enter__(self) -> Watch:
-        self._generator = torch.get_rng_state()
-        self._buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
-        self._attributes = {name: _attributes(m) for name, m in self.network.named_modules()}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if not torch.equal(torch.get_rng_state(), self._generator):
-            self.found = "draws from torch's global random generator"
-            torch.set_rng_state(self._generator)
-        with torch.no_grad():
-            for name, buffer in self.network.named_buffers():
-                before = self._buffers.get(name)
-                if before is None or not torch.equal(before, buffer):
-                    self.found = f"changes its buffer {name}"
-                    if before is not None:
-                        buffer.copy_(before)
-        for name, module in self.network.named_modules():
-            before, now = self._attributes.get(name), _attributes(module)
-            if before is None or before.keys() != now.keys():
-                self.found = f"changes {name or 'itself'} in its forward pass"
-                continue
-            for key, (value, length) in now.items():
-                if before[key][0] is not value or before[key][1] != length:
-                    self.found = f"changes {f'{name}.{key}'.lstrip('.')} in its forward pass"
+    found: list[str] = []
+    generator, attributes = torch.get_rng_state(), _attributes(network)
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    yield found
+    if not torch.equal(torch.get_rng_state(), generator):
+        found.append("draws from torch's global random generator")
+        torch.set_rng_state(generator)
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            before = buffers.get(name)
+            if before is None or not torch.equal(before, buffer):
+                found.append(f"changes its buffer {name}")
+                if before is not None:
+                    buffer.copy_(before)
+    now, absent = _attributes(network), (None, -1)
+    for path in {**attributes, **now}:
+        (was, length), (value, length_now) = attributes.get(path, absent), now.get(path, absent)
+        if was is not value or length != length_now:
+            found.append(f"changes {path} in its forward pass")
 
 
-def _attributes(module: nn.Module) -> dict[str, tuple[Any, int | None]]:
-    """Every attribute, and its length where it is a collection."""
+def _attributes(network: nn.Module) -> dict[str, tuple[Any, int | None]]:
+    """Every attribute of every module, and its length where it is a collection."""
     return {
-        key: (value, len(value) if isinstance(value, list | dict | set | deque) else None)
+        f"{name}.{key}".lstrip("."): (
+            value,
+            len(value) if isinstance(value, list | dict | set | deque) else None,
+        )
+        for name, module in network.named_modules()
         for key, value in vars(module).items()
     }

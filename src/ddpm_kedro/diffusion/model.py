@@ -25,19 +25,16 @@ __all__ = ["Model", "ModelSpec", "load_model", "save_model"]
 class Model:
     """A diffusion model that can make images.
 
-    Args:
-        spec: what it is, in plain values.
-        network: its backbone with weights; None builds one with fresh weights.
-        trusted: module prefixes that the spec's types may name; None (a spec of one's own): any.
-
-    Attributes:
-        denoiser: estimate of x_0 from (x_t, t, labels), see :class:`Denoiser`.
-        identity: ``{"model": content hash of its file, "weights": name of the set}``, None for a
-            model that was made and not loaded.
-
-    Raises:
-        InputError: an option that cannot be built, or an objective that its schedule forbids.
+    `spec` says what it is, in plain values; `network` is its backbone with weights, None builds one
+    with fresh weights; `trusted` are module prefixes that the spec's types may name, None (a spec
+    of one's own): any. InputError for an option that cannot be built, or an objective that its
+    schedule forbids.
     """
+
+    denoiser: Denoiser
+    """Estimate of x_0 from (x_t, t, labels)."""
+    identity: dict[str, str] | None = None
+    """`{"model": content hash of its file, "weights": name of the set}`; None: made, not loaded."""
 
     def __init__(
         self,
@@ -46,7 +43,6 @@ class Model:
         trusted: Sequence[str] | None = None,
     ) -> None:
         self.spec = spec
-        self.identity: dict[str, str] | None = None
         schedule = spec.build("noise_schedule", trusted)
         objective = spec.build("objective", trusted)
         loss_weight = spec.build("loss_weight", trusted) if spec.loss_weight else None
@@ -58,7 +54,7 @@ class Model:
 
     @classmethod
     def create(cls, *, image_shape: tuple[int, int, int], **fields: Any) -> Model:
-        """A model with fresh weights for images (C, H, W); the rest as in :class:`ModelSpec`."""
+        """A model with fresh weights for images (C, H, W); the rest as in `ModelSpec`."""
         channels, height, width = image_shape
         return cls(ModelSpec(channels=channels, height=height, width=width, **fields))
 
@@ -79,32 +75,26 @@ class Model:
     ) -> np.ndarray:
         """Make images: (N, C, H, W) uint8.
 
-        Image i depends on the model, the options, ``seed`` and i, never on ``num_samples`` or
-        ``batch_size``: the bytes are equal on a CPU in fp32, there whatever the number of threads
-        too, elsewhere up to rounding.
+        Image i depends on the model, the options, `seed` and i, never on `num_samples` (N, at least
+        1) or `batch_size`: the bytes are equal on a CPU in fp32, there whatever the number of
+        threads too, elsewhere up to rounding.
 
-        Args:
-            num_samples: N, at least 1.
-            seed: any whole number.
-            sampler: an option or an object; None takes the model's own, and a table without a type
-                changes arguments of that one.
-            num_steps: number of steps of an option, overriding its own.
-            batch_size: how many images to make at a time; None chooses by image size. On a CPU in
-                fp32 it is rounded up to whole tiles (4 images of 32x32, 64 of 8x8).
-            labels: a class (its index, its name, or the number of classes for "no class") for all
-                images or for each; None gives a conditional model's classes in turn.
-            guidance: scale of classifier-free guidance, or a table of the arguments of
-                :class:`ClassifierFreeGuidance`; for conditional models only.
-            device: where to compute, and where the model stays; None leaves it where it is.
-            precision: "fp32", or "bf16" or "fp16" for the network under autocast.
-            compile: "on", "off", or "auto": on CUDA, where the network is called often enough;
-                unless it is "off", CUDA replays the network as a graph.
-            progress: say how long it takes and show a progress bar (lines where there is no
-                terminal); or a function that is called after each step with a number of images,
-                which add up to N.
+        `sampler` is an option or an object; None takes the model's own, a table without a type
+        changes arguments of that one, and `num_steps` overrides the number of an option.
+        `batch_size` images are made at a time; None chooses by image size, and on a CPU in fp32 it
+        is rounded up to whole tiles (4 images of 32x32, 64 of 8x8). `labels` is a class (its index,
+        its name, or the number of classes for "no class") for all images or for each; None gives a
+        conditional model's classes in turn. `guidance`, for conditional models only, is the scale
+        of classifier-free guidance or a table of the arguments of `ClassifierFreeGuidance`.
 
-        Raises:
-            InputError: an argument out of its range, or one that this model cannot follow.
+        It computes on `device`, where the model stays; None leaves it where it is. `precision` is
+        "fp32", or "bf16" or "fp16" for the network under autocast. `compile` is "on", "off", or
+        "auto": on CUDA, where the network is called often enough; unless it is "off", CUDA replays
+        the network as a graph. `progress` says how long it takes and shows a progress bar (lines
+        where there is no terminal); or it is a function that is called after each step with a
+        number of images, which add up to N.
+
+        InputError for an argument out of its range, or one that this model cannot follow.
         """
         if not isinstance(sampler, Sampler):
             sampler = build(self.drawn_with(sampler, num_steps))
@@ -121,10 +111,9 @@ class Model:
     def drawn_with(
         self, sampler: Mapping[str, Any] | None = None, num_steps: int | None = None
     ) -> dict[str, Any]:
-        """The option of the sampler that :meth:`sample` draws with when it is asked for these.
+        """The option of the sampler that `sample` draws with when it is asked for these.
 
-        Raises:
-            InputError: it is no sampler, or cannot work on this model's schedule.
+        InputError where it is no sampler, or cannot work on this model's schedule.
         """
         own = self.spec.sampler or USUAL_SAMPLERS[self.denoiser.schedule.family]
         option = drawn_with(own, sampler, num_steps)
@@ -139,15 +128,11 @@ def load_model(
     device: torch.device | str = "cpu",
     trusted_modules: Sequence[str] = (),
 ) -> Model:
-    """Read a model file. Nothing in it is executed: it may only name classes to build.
+    """Read a model file, with the set of `weights` of that name, such as "ema" or "raw".
 
-    Args:
-        weights: which set of weights, such as "ema" or "raw".
-        trusted_modules: module prefixes besides this package's own whose classes the file may name.
-
-    Raises:
-        InputError: the file is missing, torn, altered, of another kind or of a newer version, names
-            classes that are not trusted, or has no such set of weights.
+    Nothing in it is executed: it may only name classes to build, of this package or of modules
+    whose path begins with one of `trusted_modules`. InputError where the file is missing, torn,
+    altered, of another kind or of a newer version, names other classes, or has no such weights.
     """
     path = Path(path)
     header, tensors = read_model_file(path)
@@ -159,13 +144,8 @@ def load_model(
         trusted = (*OWN_MODULES, *trusted_modules)
         with torch.device("meta"):  # no memory but the file's own, whatever sizes the spec claims
             network = spec.build("backbone", trusted)
-        prefix = f"{weights}/"
-        state = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        }
-        fill(network, state)
+        named = ((name.partition("/"), tensor) for name, tensor in tensors.items())
+        fill(network, {name: tensor for (group, _, name), tensor in named if group == weights})
         model = Model(spec, network.to(device).eval(), trusted)
         model.identity = {"model": header["sha256"], "weights": weights}
         return model

@@ -25,20 +25,14 @@ VERSION = 1
 
 
 def save_model(
-    path: str | os.PathLike[str],
-    spec: ModelSpec,
-    weights: Mapping[str, Mapping[str, Tensor]],
+    path: str | os.PathLike[str], spec: ModelSpec, weights: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
     """Write a model file: one safetensors file, whole or not at all.
 
-    Args:
-        spec: stored in the header as JSON.
-        weights: sets of weights by name, such as "ema" and "raw"; each a ``state_dict()`` of the
-            backbone. A tensor is stored as "<set>/<its name>".
-
-    Raises:
-        InputError: no set, or a name with a slash.
-        OSError: the disk is full or not writable; an older file stays as it was.
+    `weights` are sets by name, such as "ema" and "raw", each a `state_dict()` of the backbone; a
+    tensor is stored as "<set>/<its name>", the spec in the header as JSON. InputError without a
+    set, or for a name with a slash; at an OSError, where the disk is full or not writable, an older
+    file stays as it was.
     """
     for name in weights:
         if not name or "/" in name:
@@ -72,22 +66,23 @@ def content_hash(path: str | os.PathLike[str]) -> str:
 
 
 def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and all tensors of a model file, proven unaltered."""
+    """The header and all tensors of a model file, proven unaltered; else an InputError."""
+
+    def demand(holds: bool, right: str) -> None:
+        if not holds:
+            raise InputError(f"model file {path}: {right}")
+
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER)
-            if text is None:
-                raise InputError(f"model file {path}: not a model of this package")
+            demand(text is not None, "not a model of this package")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = json.loads(text)
-        if header["version"] != VERSION:
-            raise InputError(
-                f"model file {path}: version {header['version']}, this package reads {VERSION}"
-            )
-        spec_json = json.dumps(header["spec"], sort_keys=True)
-        sets = sorted({name.partition("/")[0] for name in tensors})
-        if header["sha256"] != _digest(spec_json, tensors) or header["weights"] != sets:
-            raise InputError(f"model file {path}: damaged, its checksum does not match")
+        version, sets = header["version"], sorted({name.partition("/")[0] for name in tensors})
+        demand(version == VERSION, f"version {version}, this package reads {VERSION}")
+        digest = _digest(json.dumps(header["spec"], sort_keys=True), tensors)
+        is_whole = header["sha256"] == digest and header["weights"] == sets
+        demand(is_whole, "damaged, its checksum does not match")
     except FileNotFoundError as error:
         raise InputError(f"model file {path}: there is none; train a model first") from error
     except (OSError, safetensors.SafetensorError) as error:

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+Device = torch.device | str | None
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIER_0, _MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
@@ -60,17 +62,12 @@ def philox(
 
 
 def _words(
-    seed: int,
-    stream: int,
-    step: int | Tensor,
-    rows: Tensor,
-    count: int,
-    device: torch.device | str | None,
+    seed: int, stream: int, step: int | Tensor, rows: Tensor, shape: Sequence[int], device: Device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four int64 tensors (B, ceil(count / 4)) of 32-bit words."""
+    """Four int64 tensors (B, blocks) of 32-bit words, together enough for the shape."""
     device = rows.device if device is None else torch.device(device)
     rows = rows.to(device=device, dtype=torch.int64)
-    block = torch.arange((count + 3) // 4, device=device, dtype=torch.int64)
+    block = torch.arange((math.prod(shape) + 3) // 4, device=device, dtype=torch.int64)
     if isinstance(step, int):  # filled on the device: a copy of a host's number would be a wait
         step = torch.full((), step, device=device, dtype=torch.int64)
     # 24 bits of the fourth word extend the step, 8 name the stream. The zero makes of the first a
@@ -91,25 +88,17 @@ def uniform(
     rows: Tensor,
     shape: Sequence[int] = (),
     *,
-    device: torch.device | str | None = None,
+    device: Device = None,
 ) -> Tensor:
-    """Uniform numbers in [0, 1), multiples of 2^-24.
+    """Uniform numbers in [0, 1), multiples of 2^-24: float32 (B, *shape), `shape` of one sample.
 
-    Args:
-        seed: any Python int; its low 64 bits count.
-        stream: what the numbers are for, a :class:`Stream` (0..255).
-        step: number of the step, 0..2^56-1; a 0-dim int64 tensor keeps a CUDA graph capturable.
-        rows: int64 (B,), the number of each sample in the global batch or of each image, 0..2^32-1.
-        shape: of one sample.
-        device: where the result lives; the device of ``rows`` if None.
-
-    Returns:
-        float32 (B, \\*shape).
+    They depend on `seed` (any int; its low 64 bits count), on `stream` (a `Stream`, or 0..255), on
+    the number of the `step` (0..2^56-1; a 0-dim int64 tensor keeps a CUDA graph capturable) and on
+    `rows`, int64 (B,): the number of each sample in the global batch or of each image, 0..2^32-1.
+    They live on `device`; None is that of `rows`.
     """
-    count = math.prod(shape)
-    words = torch.stack(_words(seed, stream, step, rows, count, device), dim=-1)
-    values = (words >> 8).to(torch.float32) * 2.0**-24
-    return values.flatten(1)[:, :count].reshape(len(rows), *shape)
+    words = torch.stack(_words(seed, stream, step, rows, shape, device), dim=-1)
+    return _shaped((words >> 8).to(torch.float32) * 2.0**-24, shape)
 
 
 def normal(
@@ -119,20 +108,22 @@ def normal(
     rows: Tensor,
     shape: Sequence[int],
     *,
-    device: torch.device | str | None = None,
+    device: Device = None,
 ) -> Tensor:
-    """Standard normal numbers by Box and Muller's transform (1958); arguments as :func:`uniform`.
+    """Standard normal numbers by Box and Muller's transform (1958); arguments as for `uniform`.
 
-    Returns:
-        float32 (B, \\*shape), of magnitude at most sqrt(2 * 33 ln 2) = 6.8.
+    float32 (B, *shape), of magnitude at most sqrt(2 * 33 ln 2) = 6.8.
     """
-    count = math.prod(shape)
-    w0, w1, w2, w3 = _words(seed, stream, step, rows, count, device)
+    w0, w1, w2, w3 = _words(seed, stream, step, rows, shape, device)
     # (w + 1/2) / 2^32 lies in (0, 1): the logarithm is finite, and the tail reaches 6.7 sigma.
     pairs = []
     for of_radius, of_angle in ((w0, w1), (w2, w3)):
         radius = ((of_radius.to(torch.float32) + 0.5) * 2.0**-32).log_().mul_(-2.0).sqrt_()
         angle = of_angle.to(torch.float32) * (2.0 * math.pi * 2.0**-32)
         pairs += [radius * angle.cos(), radius * angle.sin()]
-    values = torch.stack(pairs, dim=-1)
-    return values.flatten(1)[:, :count].reshape(len(rows), *shape)
+    return _shaped(torch.stack(pairs, dim=-1), shape)
+
+
+def _shaped(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """(B, *shape) of four numbers for each block (B, blocks, 4), of which some may be left over."""
+    return values.flatten(1)[:, : math.prod(shape)].reshape(len(values), *shape)

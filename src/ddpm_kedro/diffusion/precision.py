@@ -17,14 +17,8 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def autocast(
     precision: str, device_type: str, **options: Any
 ) -> contextlib.AbstractContextManager[object]:
-    """A context in which products of matrices, and convolutions, run in ``precision``, also where
-    another one surrounds it.
-
-    Args:
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        device_type: of the tensors, such as ``cuda``.
-        options: of :class:`torch.autocast`.
-    """
+    """A context in which products of matrices, and convolutions, run in "fp32", "bf16" or "fp16",
+    also where another one surrounds it; `options` are those of `torch.autocast`."""
     dtype = PRECISIONS[precision]
     enabled = dtype is not None
     if not enabled and not torch.amp.is_autocast_available(device_type):  # the meta device
@@ -34,7 +28,7 @@ def autocast(
 
 @contextlib.contextmanager
 def product_mode(precision: str) -> Iterator[None]:
-    """TF32 for the fp32 products left beside half precision, exact fp32 for ``fp32``; and cuDNN's
+    """TF32 for the fp32 products left beside half precision, exact fp32 for "fp32"; and cuDNN's
     search for the fastest convolution of each shape, since shapes are the same at every call."""
     cudnn = torch.backends.cudnn
     before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
@@ -50,16 +44,8 @@ def product_mode(precision: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def told_out_of_memory(stage: str, rows: int, device: torch.device | str) -> Iterator[None]:
-    """A GPU that runs out of memory is told in one line, which names a ``batch_size`` that may fit.
-
-    Args:
-        stage: whose parameter ``batch_size`` is, such as ``sampling``.
-        rows: images at a time.
-        device: that computes.
-
-    Raises:
-        InputError: out of memory.
-    """
+    """A GPU that runs out of memory with so many `rows` at a time is an InputError, whose one line
+    names a `batch_size` of the `stage` (such as "sampling") that may fit."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -71,48 +57,38 @@ def told_out_of_memory(stage: str, rows: int, device: torch.device | str) -> Ite
 
 
 def choose_device(requested: str) -> torch.device:
-    """The device of ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    """The device of "auto", "cpu", "cuda", "cuda:N" or "mps"; InputError where there is none here.
 
-    ``auto`` takes CUDA where there is one, else the CPU; mps, where training is untried, only
-    when it is asked for.
-
-    Raises:
-        InputError: PyTorch does not find that device here.
+    "auto" takes CUDA where there is one, else the CPU; mps, where training is untried, only when it
+    is asked for.
     """
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(requested)
     except RuntimeError:
-        raise InputError(
-            f"device={requested}: choose one of auto, cpu, cuda, cuda:N, mps"
-        ) from None
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            found = f"finds {count} CUDA devices" if count else "finds no CUDA device"
-            raise InputError(f"device={requested}: this PyTorch {found}; use device=auto")
-    elif device.type == "mps":
-        if not torch.backends.mps.is_available():
-            raise InputError("device=mps: this PyTorch finds no Apple GPU; use device=auto")
-    elif device.type not in ("cpu", "meta"):
-        raise InputError(f"device={requested}: choose one of auto, cpu, cuda, cuda:N, mps")
-    return device
+        device = None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device is None or device.type not in ("cpu", "cuda", "mps", "meta"):
+        right = "choose one of auto, cpu, cuda, cuda:N, mps"
+    elif device.type == "cuda" and (device.index or 0) >= count:
+        found = f"finds {count} CUDA devices" if count else "finds no CUDA device"
+        right = f"this PyTorch {found}; use device=auto"
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        right = "this PyTorch finds no Apple GPU; use device=auto"
+    else:
+        return device
+    raise InputError(f"device={requested}: {right}")
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How the network computes; weights, schedule, noise, t and loss are fp32 or wider always.
+    """How the network computes; weights, schedule, noise, t and loss are fp32 or wider always."""
 
-    Attributes:
-        name: ``fp32``, ``bf16`` or ``fp16``.
-        device_type: of the device it is meant for.
-        reason: why it was chosen, in words.
-    """
-
-    name: str
+    name: str  # "fp32", "bf16" or "fp16"
     device_type: str
     reason: str
+    """Why it was chosen, in words."""
 
     @property
     def needs_loss_scale(self) -> bool:
@@ -125,12 +101,12 @@ class Precision:
         return autocast(self.name, self.device_type, cache_enabled=False)
 
     def product_mode(self) -> contextlib.AbstractContextManager[None]:
-        """See :func:`product_mode`."""
+        """Of the other products, see the function."""
         return product_mode(self.name)
 
 
 def choose_precision(requested: str, device: torch.device) -> Precision:
-    """bf16 for ``auto`` where the processor multiplies it natively, else fp32."""
+    """bf16 for "auto" where the processor multiplies it natively, else fp32."""
     if requested != "auto":
         return Precision(requested, device.type, "as asked")
     if device.type == "cuda":

@@ -40,6 +40,19 @@ def chart(figure: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def strip(
+    value: float, interval: float, floor: float, floor_std: float, larger_is_better: bool = False
+) -> dict[str, str]:
+    """Where a score lies beside that of real images, in per cent of a strip on which worse is
+    further right: `dot`, the value; `low` and `high`, the ends of its interval; `band` and
+    `width`, the start and the extent of the floor within two deviations."""
+    ends = [value - interval, value + interval], [floor - 2 * floor_std, floor + 2 * floor_std]
+    axis = Axis(ends[0] + ends[1], falling=larger_is_better)
+    (low, high), (band, end) = (sorted(map(axis.place, pair)) for pair in ends)
+    places = {"dot": axis.place(value), "low": low, "high": high, "band": band}
+    return {name: f"{place:.2f}" for name, place in (places | {"width": end - band}).items()}
+
+
 def _path(x: Iterable[float], y: Iterable[float]) -> str:
     # The end of no length is what a line of one point shows: its round cap.
     return f"M{'L'.join(f'{a:.2f} {b:.2f}' for a, b in zip(x, y, strict=True))}h0"
@@ -77,7 +90,7 @@ class Axis:
         if not self.logarithmic:
             return _round_steps(self.low, self.high)
         exponents = range(math.floor(self.low), math.ceil(self.high) + 1)
-        for digits in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
+        for digits in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), range(1, 10)):
             values = [digit * 10.0**exponent for exponent in exponents for digit in digits]
             values = [v for v in values if self.low <= math.log10(v) <= self.high]
             if len(values) >= 3:

@@ -76,6 +76,14 @@ def loss_figure(records: Iterable[Mapping[str, Any]]) -> Figure:
     return figure(*titles, curves, log_y=True, faint=["each record"])
 
 
+def quick_score_figure(records: Iterable[Mapping[str, Any]]) -> Figure:
+    """The score of a few samples against training images seen, from a training log."""
+    images_seen, score = column(records, "quick_score")
+    curves = {"quick score": (images_seen, score)} if len(score) else {}
+    titles = "Score while training", "training images seen", "MIND, few samples"
+    return figure(*titles, curves, log_y=True)
+
+
 def denoising_figure(losses: Mapping[str, DenoisingLoss]) -> Figure:
     """Root mean square error of the estimate of x_0, in grey levels, against the noise level.
 

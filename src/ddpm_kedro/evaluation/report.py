@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ddpm_kedro.evaluation.chart import chart, short_number
-from ddpm_kedro.evaluation.curves import loss_figure
+from ddpm_kedro.evaluation.chart import chart, short_number, strip
+from ddpm_kedro.evaluation.curves import loss_figure, quick_score_figure
 from ddpm_kedro.evaluation.metric_names import EXPLANATIONS, explanation
 from ddpm_kedro.evaluation.rows import spread
+from ddpm_kedro.evaluation.verdict import three_digits, training_facts, verdict
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
 
 GRID_IMAGES = 64
 MOST_PREVIEWS = 6
 MOST_BARS = 40
+SCORES = ("mind", "kid", "frechet", "coverage", "recall", "pixels_frechet")
+PARTS = ("floor", "floor_std", "interval", "ratio", "z", "verdict")  # of a score, beside its value
+LARGER_IS_BETTER = ("coverage", "recall")
 
 
 def render_report(
@@ -31,18 +36,14 @@ def render_report(
     metrics: Mapping[str, Any],
     diagnostics: Mapping[str, Any],
 ) -> str:
-    """Write the page; equal data give an equal page.
+    """The page as HTML with inline styles, pictures and charts; it loads nothing and runs no
+    script. Equal data give an equal page.
 
-    Args:
-        samples: uint8 (N, C, H, W).
-        train: the images the model learned from, shown beside the samples.
-        training_log: records of the training, see the tracker; may be empty.
-        previews: grids of samples by training images seen; may be empty.
-        metrics, diagnostics: what the evaluation found; ``diagnostics["model"]`` is the model's
-            spec, ``diagnostics["evaluated"]["samples"]`` the samples' card.
-
-    Returns:
-        HTML with inline styles, pictures and charts; it loads nothing and runs no script.
+    `samples` are uint8 (N, C, H, W); `train` the images the model learned from, shown beside them.
+    `training_log` holds the records of the training, see the tracker, and `previews` grids of
+    samples by training images seen; both may be empty. `metrics` and `diagnostics` are what the
+    evaluation found; `diagnostics["model"]` is the model's spec and `diagnostics["evaluated"]` the
+    samples' card and the stamp.
     """
     # Imported here: the library's modules themselves need nothing but torch, numpy and Pillow.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -56,31 +57,38 @@ def render_report(
         keep_trailing_newline=True,
     )
     pages.filters |= {"readable": readable, "short_number": short_number, "png": _png}
+    pages.filters["digits"] = three_digits
     model = diagnostics.get("model", {})
     provenance = model.get("provenance", {})
-    drawn = diagnostics.get("evaluated", {}).get("samples", {})
+    evaluated = diagnostics.get("evaluated", {})
+    drawn = evaluated.get("samples", {})
     facts = {**model, "provenance": None, **provenance, "samples": drawn}
     counts = diagnostics["class_counts"]
-    order = {name: place for place, name in enumerate(EXPLANATIONS)}
+    scores = dict(_scores(metrics))
     return pages.get_template("report.html").render(
         backbone=_short_type(model.get("backbone", {})),
         imported=provenance.get("imported_from"),
         train=train,
         metrics=metrics,
+        verdict=verdict(metrics, training_facts(training_log, provenance, drawn.get("weights"))),
+        scores=scores,
+        stamp=[f"{name} {value}" for name, value in flattened(evaluated.get("stamp", {}))],
         training=training_log[-1] if training_log else None,
         training_facts=_training_facts(training_log[-1]) if training_log else [],
         samples=make_grid(samples[:GRID_IMAGES]),
         real_images=make_grid(spread(train.images, GRID_IMAGES)),
         loss_chart=chart(loss_figure(training_log)),
+        quick_chart=chart(quick_score_figure(training_log)),
         previews=[
             (seen, previews[seen]) for seen in spread(np.array(sorted(previews)), MOST_PREVIEWS)
         ],
-        distance_chart=chart(diagnostics["figures"]["nearest_training"]),
+        distance_charts=[
+            chart(figure)
+            for name, figure in diagnostics["figures"].items()
+            if name.startswith("nearest_training")
+        ],
         closest=[
-            (
-                pair["distance"],
-                _side_by_side(samples[pair["sample"]], train.images[pair["training"]]),
-            )
+            (pair, make_grid(np.stack([samples[pair["sample"]], train.images[pair["training"]]])))
             for pair in diagnostics["closest"]
         ],
         denoising_chart=chart(diagnostics["figures"]["denoising"]),
@@ -88,15 +96,31 @@ def render_report(
         most_of_a_class=max(1, *counts.values()) if counts else 1,
         most_bars=MOST_BARS,
         facts=list(flattened(facts)),
-        meanings=[
-            (name, explanation(name))
-            for name in sorted(metrics, key=lambda name: order.get(name, len(order)))
-        ],
+        meanings=list(_meanings(metrics, scores)),
     )
 
 
-def _side_by_side(*images: np.ndarray) -> Image.Image:
-    return make_grid(np.stack(images), columns=len(images))
+def _scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the scores that were measured, by name: what a standing says, and its strip."""
+    for name in SCORES:
+        score = {part: metrics.get(f"{name}_{part}") for part in PARTS}
+        score["value"] = value = metrics.get(name)
+        interval, floor = score["interval"], (score["floor"], score["floor_std"])
+        if None not in (value, interval, *floor, score["z"]):
+            score["samples"], score["real"] = plus_minus(value, interval), plus_minus(*floor)
+            score["strip"] = strip(value, interval, *floor, name in LARGER_IS_BETTER)
+            yield name, score
+
+
+def _meanings(metrics: Mapping[str, Any], scores: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield every metric that the table of `scores` does not show, and what it means."""
+    shown = {"verdict", *(f"{name}_{part}" for name in scores for part in PARTS)}
+    order = {name: place for place, name in enumerate(EXPLANATIONS)}
+    for name in sorted(metrics.keys() - shown, key=lambda name: (order.get(name, 999), name)):
+        try:
+            yield name, explanation(name)
+        except KeyError:  # of another version of this library
+            yield name, ""
 
 
 def _training_facts(record: Mapping[str, Any]) -> list[str]:
@@ -136,6 +160,12 @@ def readable(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return "not defined" if value is None else str(value)
+
+
+def plus_minus(value: float, spread: float) -> str:
+    """A value and its spread with the decimals that the spread's first two digits have."""
+    decimals = max(0, 1 - math.floor(math.log10(spread))) if spread > 0 else 3
+    return f"{value:,.{decimals}f} \u00b1 {spread:,.{decimals}f}"
 
 
 def _in_python(value: Any) -> str:

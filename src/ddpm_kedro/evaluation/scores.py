@@ -11,7 +11,7 @@ from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.curves import denoising_figure
 from ddpm_kedro.evaluation.denoising_loss import DenoisingLoss, denoising_loss
-from ddpm_kedro.evaluation.features import FeatureExtractor
+from ddpm_kedro.evaluation.features.extractor import FeatureExtractor, features_of
 from ddpm_kedro.evaluation.frechet import Gaussian, expected_bias, frechet_distance
 from ddpm_kedro.evaluation.memorisation import (
     Neighbours,
@@ -65,9 +65,9 @@ def distribution_metrics(
     """
     chosen = spread(train.images, max_images)
     extractor.fit(chosen)
-    drawn = np.concatenate(list(extractor.features(samples[:max_images])))  # (n, d)
-    real = np.concatenate(list(extractor.features(chosen)))
-    held_out = Gaussian.of(extractor.features(spread(test.images, max_images)))
+    drawn = features_of(extractor, samples[:max_images])  # (n, d)
+    real = features_of(extractor, chosen)
+    held_out = Gaussian.of([features_of(extractor, spread(test.images, max_images))])
     distance = frechet_distance(Gaussian.of([drawn]), held_out)
     count = min(len(drawn), len(real))
     floors = [

@@ -14,6 +14,7 @@ ENOUGH_SAMPLES = 2000  # fewer leave the floor so wide that small faults stay un
 CLEAR = 4.0  # deviations: one of five scores reaches 2 by chance, none reaches 4
 FEW_IMAGES_SEEN = 5_000_000  # published models of small photographs see 20 to 400 million
 LARGE_GAP = 0.1  # by which the loss on held-out images exceeds that on training images
+SURE_OF_CLASSES = 0.5  # how often the class of the nearest image must be right to be believed
 SAMPLES_PER_CLASS = 10  # of so many expected, chance leaves none once in 22,000 times
 UNKNOWN = "not measured"
 
@@ -23,7 +24,10 @@ WORDS = {
     "close": (1, "The samples are close to real images, but can be told from them"),
     "indistinguishable": (0, "The scores cannot tell the samples from real images"),
     "not distinguishable": (0, "So few samples cannot be told from real images, which says little"),
-    "better than real images": (0, "The samples score better than real images, which is no praise"),
+    "better than real images": (
+        0,
+        "The samples score better than real images, which is no good sign",
+    ),
     UNKNOWN: (0, "How good the samples are could not be measured"),
 }
 # The scores beside MIND, as a sentence names them.
@@ -168,25 +172,28 @@ def training_facts(
 
 
 def _findings(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> Findings:
+    def number(name: str) -> float:
+        return metrics.get(name) or 0
+
     word = metrics.get("mind_verdict") or UNKNOWN
-    worst = max(OTHERS, key=lambda name: metrics.get(f"{name}_z") or 0.0)
+    worst = max(OTHERS, key=lambda name: number(f"{name}_z"))
     its_word = metrics.get(f"{worst}_verdict") or UNKNOWN
-    clear = (metrics.get(f"{worst}_z") or 0.0) > CLEAR and WORDS[its_word][0] > WORDS[word][0]
-    copies = (metrics.get("copies_of_training") or 0) > (
-        metrics.get("copies_in_held_out") or 0
-    ) or (metrics.get("near_copies") or 0) > (metrics.get("near_copies_limit") or 0)
+    clear = number(f"{worst}_z") > CLEAR and WORDS[its_word][0] > WORDS[word][0]
+    copies = number("copies_of_training") > number("copies_in_held_out")
+    copies |= number("near_copies") > number("near_copies_limit")
     suspected, far = bool(metrics.get("memorisation_suspected")), word == "far"
-    num_classes, count = metrics.get("num_classes") or 0, metrics["num_samples"]
-    enough = count >= SAMPLES_PER_CLASS * num_classes
+    classes_are_told = number("nearest_label_accuracy") >= SURE_OF_CLASSES and number(
+        "num_samples"
+    ) >= SAMPLES_PER_CLASS * number("num_classes")
     return Findings(
         word=word,
-        count=count,
+        count=metrics["num_samples"],
         worst=worst if clear else None,
         copies=copies or (suspected and not far),
         blur_or_copies=suspected and far and not copies,
-        gap=metrics.get("denoising_gap") or 0.0,
-        missing_classes=num_classes - metrics.get("classes_seen", num_classes) if enough else 0,
-        broken=metrics.get("denoising_loss_held_out", 0.0) is None,
+        gap=number("denoising_gap"),
+        missing_classes=classes_are_told * (number("num_classes") - number("classes_seen")),
+        broken=metrics.get("denoising_loss_held_out", 0) is None,
         images_seen=training.get("images_seen"),
         falling=training.get("falling"),
         best_was_earlier=training.get("best_was_earlier", False),
@@ -196,13 +203,16 @@ def _findings(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> Findin
 def _how_good(metrics: Mapping[str, Any], found: Findings) -> str:
     said, z, ratio = WORDS[found.word][1], metrics.get("mind_z"), metrics.get("mind_ratio")
     if z is not None:
-        side = f"{_number(abs(z))} deviations {'above' if z >= 0 else 'below'}"
+        side = f"{three_digits(abs(z))} deviations {'above' if z >= 0 else 'below'}"
         real = "that of as many real images"
         said += ": MIND " + (
-            f"lies {side} {real}" if ratio is None else f"is {_number(ratio)} times {real}, {side}"
+            f"lies {side} {real}"
+            if ratio is None
+            else f"is {three_digits(ratio)} times {real}, {side}"
         )
     if found.worst:
-        said += f", but {OTHERS[found.worst]} {_number(metrics[f'{found.worst}_z'])} deviations off"
+        off = three_digits(metrics[f"{found.worst}_z"])
+        said += f", but {OTHERS[found.worst]} is {off} deviations off"
     return f"{said} ({found.count:,} samples against {metrics.get('reference', 'real images')})"
 
 
@@ -227,6 +237,6 @@ def _memorised(metrics: Mapping[str, Any], found: Findings) -> str:
     return "Nothing suggests that they are copies of training images"
 
 
-def _number(value: float) -> str:
+def three_digits(value: float) -> str:
     """Three digits, and no more decimals than two."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:,.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}"

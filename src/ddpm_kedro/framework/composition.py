@@ -30,13 +30,10 @@ def compose(layers: Iterable[Tree], users: Iterable[Tree] = ()) -> dict[str, Any
     other layers chose. A layer that names a choice that makes others (`formulation`) outranks those
     others where layers below named them: they become again what the first layer says.
 
-    Args:
-        layers: nested dicts of plain values and unresolved `${...}` strings: base, a preset.
-        users: the same, above those: `conf/local`, the command line. Only these tell sampling which
-            sampler it draws with, see `sampling.sampler`.
-
-    Raises:
-        InputError: a choice names no entry of its table, or an interpolation names no key.
+    `layers` are nested dicts of plain values and unresolved `${...}` strings: base, a preset.
+    `users` are the same, above those: `conf/local`, the command line; only these tell sampling
+    which sampler it draws with, see `sampling.sampler`. InputError where a choice names no entry of
+    its table, or an interpolation names no key.
     """
     layers, users = list(layers), list(users)
     merged: dict[str, Any] = {}

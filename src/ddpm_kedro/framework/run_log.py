@@ -18,9 +18,9 @@ _KEDROS_DEFAULT_HANDLER = "rich"
 
 
 def use_logging_of(conf_source: str | Path) -> None:
-    """Log as ``logging.yml`` in `conf_source` says, unless the user configured logging.
+    """Log as `logging.yml` in `conf_source` says, unless the user configured logging.
 
-    Kedro itself looks for it in ``conf/`` of the working folder only, and takes its own default
+    Kedro itself looks for it in `conf/` of the working folder only, and takes its own default
     where `kedro run` is called in a folder below the project.
     """
     path = Path(conf_source) / "logging.yml"
@@ -50,7 +50,7 @@ def without_echoes(runner: type, is_told: Callable[[BaseException | None], bool]
 
 @contextlib.contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Log Python's warnings under ``py.warnings``, as logging.captureWarnings, in one line each."""
+    """Log Python's warnings under `py.warnings`, as logging.captureWarnings, in one line each."""
 
     def show(message: Any, category: type, filename: str, lineno: int, *_: Any, **__: Any) -> None:
         text = " ".join(str(message).split())

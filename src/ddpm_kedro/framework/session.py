@@ -36,11 +36,11 @@ _KEDROS_OWN = (
 class ProjectSession(KedroSession):
     """A session whose failures read well and whose interruptions reach the hooks.
 
-    - An :class:`InputError`, also one that Kedro wrapped, is printed as one line without a
+    - An `InputError`, also one that Kedro wrapped, is printed as one line without a
       traceback; the exit code is 1.
     - ParallelRunner is refused before any work.
     - Ctrl-C ends with 130 and SIGTERM with 143, after each hook that has a method
-      ``on_interrupt(exit_code)`` had its say: Kedro itself tells hooks of an ``Exception`` only.
+      `on_interrupt(exit_code)` had its say: Kedro itself tells hooks of an `Exception` only.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

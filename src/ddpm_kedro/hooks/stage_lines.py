@@ -16,7 +16,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class StageLines:
-    """Logs ``name: 3.1 s -> file, file`` when the last output of a node is saved.
+    """Logs `name: 3.1 s -> file, file` when the last output of a node is saved.
 
     The time runs from the loading of the first input to the saving of the last output. Outputs
     without a path, such as those that stay in memory, are not named.

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,22 +24,17 @@ _GRACE_SECONDS = 10  # W&B does not always keep its own time limit
 
 
 class Recording:
-    """What a pipeline run says, told to W&B; also a sink of :class:`~ddpm_kedro.training.Tracker`.
+    """What a pipeline run says, told to W&B; also a sink of the training's `Tracker`.
 
     A thread of its own talks to W&B, so that a slow server or a dead service costs the training
     nothing, and the end waits for a bounded time only. The first failure is one warning; after it
     nothing more is sent, and nothing is ever raised.
 
-    W&B fixes a run's group when it begins, and the group is the training's fingerprint, known only
-    when training has its data. A recording that waits for it keeps what it is told until then; the
-    server is looked for meanwhile.
-
-    Args:
-        mode: what the user asked for; None is online where there is a key, else offline.
-        folder: where W&B's files go, below it in ``wandb/``.
-        config: the run's configuration, free of paths.
-        wait_for_fingerprint: begin at ``note("fingerprint", ...)``, or at the first record, or at
-            the end, whichever comes first; otherwise begin at once.
+    `mode` is what the user asked for; None is online where there is a key, else offline. W&B's
+    files go below `folder`, in `wandb/`; `config` is free of paths. W&B fixes a run's group when it
+    begins, and the group is the training's fingerprint, known only when training has its data. A
+    recording that waits for it begins at `note("fingerprint", ...)`, at the first record or at the
+    end, and keeps what it is told until then; the server is looked for meanwhile.
     """
 
     def __init__(
@@ -60,10 +55,8 @@ class Recording:
         self._has_failed = False
         self._environment = contextlib.ExitStack()
         self.fingerprint: str | None = None
-        try:
+        with self._failing_once():
             self._environment.enter_context(service.environment(folder / "wandb"))
-        except OSError as error:
-            self._warn(error)
         self._talker.start()
         if not wait_for_fingerprint:
             self._begun.set()
@@ -81,19 +74,15 @@ class Recording:
         self.image("samples", str(path), place)
 
     def note(self, key: str, value: Any) -> None:
-        """Add what training says of itself, below ``facts``; ``fingerprint`` is the group too."""
+        """Add what training says of itself, below `facts`; `fingerprint` is the group too."""
         fact = {key: value}
         if key == "fingerprint":
             self.fingerprint = str(value)
+            self._begun.set()
         else:
             self._facts |= fact
             fact = {"facts": dict(self._facts)}
-        if self._begun.is_set():
-            self._actions.put(lambda run, _: run.config.update(fact, allow_val_change=True))
-        else:
-            self._config.update(fact)
-        if key == "fingerprint":
-            self._begun.set()
+        self._actions.put(lambda run, _: run.config.update(fact, allow_val_change=True))
 
     def image(
         self, name: str, picture: Image.Image | str, place: Mapping[str, Any] | None = None
@@ -107,15 +96,13 @@ class Recording:
     ) -> None:
         """Log a file or folder as an artifact of type `kind`, which W&B copies: the original may be
         replaced. The fingerprint is added to `name`, so that versions are of one training; no
-        `aliases` is ``latest``; `facts` hold no paths."""
+        `aliases` is `latest`; `facts` hold no paths."""
 
         def log(run: Any, wandb: Any) -> None:
             full_name = f"{name}-{self.fingerprint}" if self.fingerprint else name
             artifact = wandb.Artifact(full_name, type=kind, metadata=dict(facts))
-            if path.is_dir():
-                artifact.add_dir(str(path))
-            else:
-                artifact.add_file(str(path), name=path.name)
+            add = artifact.add_dir if path.is_dir() else artifact.add_file
+            add(str(path))
             run.log_artifact(artifact, aliases=list(aliases) or ["latest"])
 
         self._actions.put(log)
@@ -143,20 +130,18 @@ class Recording:
         self._exit_code = exit_code
         self._begun.set()
         self._actions.put(None)
-        try:
+        with self._environment:
             self._talker.join(self._settings.finish_timeout + _GRACE_SECONDS)
             if self._talker.is_alive():
                 kept = self._folder / "wandb"
                 LOGGER.warning("W&B does not answer; `wandb sync` uploads what lies in %s", kept)
                 self._has_failed = True
                 service.abandon()
-        finally:
-            self._environment.close()
 
     def _talk(self) -> None:
         """The thread: find the server, begin when told, do what is asked in order, end."""
         run = None
-        try:
+        with self._failing_once():
             import wandb
 
             if not self._has_failed:
@@ -165,29 +150,28 @@ class Recording:
                 run = service.begin(
                     self._settings, connection, self._folder, self._config, self.fingerprint
                 )
-        except Exception as error:
-            self._warn(error)
         while (action := self._actions.get()) is not None:
-            if self._has_failed:
-                continue
-            try:
-                action(run, wandb)
-            except Exception as error:
-                self._warn(error)
+            if not self._has_failed:
+                with self._failing_once():
+                    action(run, wandb)
         if run is None:
             return
-        try:
-            service.end(run, self._exit_code)
-        except TimeoutError:
-            rest = f"`wandb sync {Path(run.dir).parent}` does the rest"
-            LOGGER.warning("W&B: not everything is uploaded; %s", rest)
-        except Exception as error:
-            self._warn(error)
+        with self._failing_once():
+            try:
+                service.end(run, self._exit_code)
+            except TimeoutError:
+                rest = f"`wandb sync {Path(run.dir).parent}` does the rest"
+                LOGGER.warning("W&B: not everything is uploaded; %s", rest)
 
-    def _warn(self, error: Exception) -> None:
+    @contextlib.contextmanager
+    def _failing_once(self) -> Iterator[None]:
         """Say once that W&B failed; from then on nothing is sent."""
-        if not self._has_failed:
-            self._has_failed = True
-            reason = str(error).partition("\n")[0] or "no message"
-            name = type(error).__name__
-            LOGGER.warning("W&B failed and records no more of this run: %s: %s", name, reason)
+        try:
+            yield
+        except Exception as error:
+            if not self._has_failed:
+                self._has_failed = True
+                reason = str(error).partition("\n")[0] or "no message"
+                name = type(error).__name__
+                words = "W&B failed and records no more of this run: %s: %s"
+                LOGGER.warning(words, name, reason)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 from kedro.framework.hooks import hook_impl
+from PIL import Image
 
 from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.files import Receipt
@@ -18,11 +19,10 @@ from ddpm_kedro.hooks.stage_lines import path_of
 from ddpm_kedro.hooks.wandb_recording import Recording
 from ddpm_kedro.hooks.wandb_service import is_installed
 from ddpm_kedro.hooks.wandb_settings import WandbSettings, numbers, recorded
-from ddpm_kedro.images.grid import make_grid
+from ddpm_kedro.images.grid import make_grid, spread
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
-    from PIL import Image
 
 LOGGER = logging.getLogger(__name__)
 
@@ -33,11 +33,8 @@ _MARKS = ("image", "model", "metrics", "artifact")
 class WandbHook:
     """Records pipeline runs in Weights & Biases, as conf/*/wandb.yml says (docs/wandb.md).
 
-    What is logged of a dataset stands in the catalog::
-
-        metadata: {wandb: {type: image | model | metrics | artifact, aliases: [latest]}}
-
-    An ``image`` is logged when it is first saved or loaded, the others when they are saved.
+    What is logged of a dataset stands in the catalog, as in `metadata: {wandb: {type: image}}`. An
+    image is logged when it is first saved or loaded, all else when it is saved.
     """
 
     def __init__(self) -> None:
@@ -157,7 +154,7 @@ class WandbHook:
 
 
 def _check_marks(catalog: Any, pipeline: Any) -> None:
-    """InputError before any work where ``metadata: {wandb: ...}`` has a type that is not known."""
+    """InputError before any work where `metadata: {wandb: ...}` has a type that is not known."""
     for name in sorted(pipeline.datasets()):
         mark = _mark(catalog, name)
         if mark and mark.get("type") not in _MARKS:
@@ -180,12 +177,8 @@ def _skip(name: str, error: Exception) -> None:
 def _picture(data: Any, num_images: int) -> Image.Image | None:
     """A picture of `data`, or None where it is neither one nor a batch of images, uint8 (N, C, H,
     W), of which those shown are spread evenly over the whole."""
-    from PIL import Image
-
     if isinstance(data, Image.Image):
         return data
     batch = getattr(data, "images", data)
-    if not isinstance(batch, np.ndarray) or batch.ndim != 4:
-        return None
-    rows = np.linspace(0, len(batch) - 1, min(num_images, len(batch))).round().astype(np.int64)
-    return make_grid(batch[rows])
+    is_batch = isinstance(batch, np.ndarray) and batch.ndim == 4
+    return make_grid(spread(batch, num_images)) if is_batch else None

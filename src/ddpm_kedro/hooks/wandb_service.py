@@ -23,8 +23,11 @@ LOGGER = logging.getLogger(__name__)
 
 X_AXIS = "images_seen"  # what every curve is drawn against
 INIT_SECONDS = 15  # for a server that has answered once, beside the work
-# No code, no console, no list of packages, no facts about the machine or its user.
-_PRIVACY = {
+_FIXED: dict[str, Any] = {
+    "silent": True,
+    "init_timeout": INIT_SECONDS,
+    "finish_timeout_raises": True,
+    # No code, no console, no list of packages, no facts about the machine or its user.
     "save_code": False,
     "disable_code": True,
     "disable_git": True,
@@ -57,8 +60,7 @@ def is_installed() -> bool:
 
 def connect(settings: WandbSettings, mode: Mode | None) -> tuple[Mode, str | None]:
     """Online with its key where there is one and a server that answers at all, else offline: known
-    within ``init_timeout`` seconds. `mode` is what the user asked for, None whatever is possible.
-    """
+    within `init_timeout` seconds. `mode` is what the user asked for, None whatever is possible."""
     import wandb
 
     system = wandb.setup().settings
@@ -67,10 +69,8 @@ def connect(settings: WandbSettings, mode: Mode | None) -> tuple[Mode, str | Non
     key = find_api_key(system.base_url, os.environ)
     if key is None and not os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         if mode == "online":
-            LOGGER.warning(
-                "W&B: online was asked for, but there is no key: `wandb login` or "
-                "WANDB_API_KEY gives one; this run is recorded offline"
-            )
+            gives = "`wandb login` or WANDB_API_KEY gives one; this run is recorded offline"
+            LOGGER.warning("W&B: online was asked for, but there is no key: %s", gives)
         return "offline", None
     proxies = {name: getattr(system, f"{name}_proxy", None) for name in ("http", "https")}
     silence = why_silent(system.base_url, settings.init_timeout, proxies)
@@ -83,32 +83,30 @@ def connect(settings: WandbSettings, mode: Mode | None) -> tuple[Mode, str | Non
 def why_silent(
     base_url: str, seconds: float, proxies: Mapping[str, str | None] | None = None
 ) -> str | None:
-    """Why the server at ``base_url`` does not answer within ``seconds``, or None where it does.
+    """Why the server at `base_url` does not answer within `seconds`, or None where it does.
 
     W&B itself tries again until its own time limit, even where nobody listens. Any answer counts,
     a refusal too; so does an error that W&B might not meet, as of certificates. `proxies`, by
     scheme, are used beside those of the environment.
     """
-    request = urllib.request.Request(
-        f"{base_url}/graphql", b'{"query": "{ __typename }"}', {"Content-Type": "application/json"}
-    )
+    question, kind = b'{"query": "{ __typename }"}', {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{base_url}/graphql", question, kind)
     asked = {scheme: proxy for scheme, proxy in (proxies or {}).items() if proxy}
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({**urllib.request.getproxies(), **asked})
-    )
+    through = urllib.request.ProxyHandler({**urllib.request.getproxies(), **asked})
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def ask() -> None:
+        silence = None
         try:
-            opener.open(request, timeout=seconds).close()
+            urllib.request.build_opener(through).open(request, timeout=seconds).close()
         except urllib.error.HTTPError as error:
-            gone = error.code in (502, 503, 504)  # a gateway's, and nobody behind it
-            return answers.put(str(error) if gone else None)
+            if error.code in (502, 503, 504):  # a gateway's, and nobody behind it
+                silence = str(error)
         except Exception as error:
             reason = getattr(error, "reason", error)
-            silent = isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError)
-            return answers.put(str(reason) if silent else None)
-        return answers.put(None)
+            if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError):
+                silence = str(reason)
+        answers.put(silence)
 
     threading.Thread(target=ask, name="wandb-connect", daemon=True).start()
     try:
@@ -126,8 +124,8 @@ def begin(
 ) -> Any:
     """W&B's run: online where `connection` says so and the server takes it, else offline.
 
-    Its folder ``wandb`` is made in `folder`, where WANDB_DIR names no other; runs of one `group`
-    are shown together. Raises whatever W&B raises when it cannot begin offline either.
+    Its folder `wandb` is made in `folder`, where WANDB_DIR names no other; runs of one `group` are
+    shown together. Raises whatever W&B raises when it cannot begin offline either.
     """
     import wandb
 
@@ -160,7 +158,7 @@ def _begin_online(settings: WandbSettings, key: str | None, arguments: Mapping[s
     try:
         return wandb.init(**arguments, mode="online", settings=_settings(settings, key))
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
         LOGGER.warning("W&B: going on offline, the server did not take the run: %s", reason)
     wandb.teardown()
     for left_over in Path(arguments["dir"], "wandb").glob(f"run-*-{arguments['id']}"):
@@ -171,13 +169,7 @@ def _begin_online(settings: WandbSettings, key: str | None, arguments: Mapping[s
 def _settings(settings: WandbSettings, api_key: str | None = None) -> Any:
     import wandb
 
-    wanted: dict[str, Any] = {
-        **_PRIVACY,
-        "silent": True,
-        "init_timeout": INIT_SECONDS,
-        "finish_timeout": settings.finish_timeout,
-        "finish_timeout_raises": True,
-    }
+    wanted = {**_FIXED, "finish_timeout": settings.finish_timeout}
     if api_key is not None:
         wanted["api_key"] = api_key
     # Older releases of wandb lack some of these settings and refuse what they do not know.

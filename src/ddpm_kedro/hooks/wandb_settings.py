@@ -6,16 +6,16 @@ import contextlib
 import netrc
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.parameters import CLOSED, read
+from ddpm_kedro.ranges import Count, Positive, text
 
 Mode = Literal["online", "offline", "disabled"]
-Seconds = Annotated[float, Field(gt=0)]
 _WITHHELD = object()
 
 # The values that W&B itself takes in WANDB_MODE, old spellings included
@@ -23,18 +23,19 @@ _MODES: dict[str, Mode] = {"run": "online", "shared": "online", "dryrun": "offli
 _MODES |= {mode: mode for mode in get_args(Mode)}
 
 
-class WandbSettings(BaseModel):
+@dataclass(frozen=True)
+class WandbSettings:
     """The keys of wandb.yml; what they mean stands beside them in conf/base/wandb.yml."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[dict[str, Any]] = CLOSED
 
     mode: Literal["auto", "online", "offline", "disabled"]
-    project: Annotated[str, Field(min_length=1)]
+    project: Annotated[str, text(".+", "input should be a name")]
     entity: str | None
     tags: list[str]
-    init_timeout: Seconds
-    finish_timeout: Seconds
-    num_images: Annotated[int, Field(ge=1)]
+    init_timeout: Positive
+    finish_timeout: Positive
+    num_images: Count
     recorded_texts: list[str]
 
     @classmethod
@@ -42,12 +43,9 @@ class WandbSettings(BaseModel):
         """Check what the layers of wandb.yml make together; InputError in one line names the key
         and what is wrong with it."""
         try:
-            return cls.model_validate(dict(config))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            given = "" if first["type"] == "missing" else f"={first['input']}"
-            raise InputError(f"wandb.yml: {key}{given}: {first['msg']}") from error
+            return read(cls, config)
+        except InputError as error:
+            raise InputError(f"wandb.yml: {error}") from error
 
     def asked_mode(self, environ: Mapping[str, str]) -> Mode | None:
         """The mode that the user asked for, or None for whatever is possible.
@@ -59,9 +57,7 @@ class WandbSettings(BaseModel):
         said = environ.get("WANDB_MODE", "").lower()
         if said and said not in _MODES:
             raise InputError(f"WANDB_MODE={said}: choose one of online, offline, disabled")
-        if said:
-            return _MODES[said]
-        return None if self.mode == "auto" else self.mode
+        return _MODES.get(said or self.mode)  # auto is none of them
 
 
 def recorded(tree: Any, texts: Collection[str], key: str = "") -> Any:

@@ -18,11 +18,8 @@ def decode(pixels: Pixels, image_size: int | None, channels: int | None) -> np.n
     become 8. With `image_size`, in pixels, the largest centred square is cut out and resized to it
     with a Lanczos filter as wide as the step between output pixels (that is, antialiased).
     `channels` is 1 (grey), 3 (RGB), 4 (RGBA), or None: 1 for a grey image, 3 for any other.
-    Transparent pixels are laid over white, unless it is 4.
-
-    Raises:
-        OSError: the file is broken.
-        ValueError: its pixels have no known range (floating point, 32-bit integers).
+    Transparent pixels are laid over white, unless it is 4. OSError where the file is broken,
+    ValueError where its pixels have no known range (floating point, 32-bit integers).
     """
     if isinstance(pixels, np.ndarray):
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):

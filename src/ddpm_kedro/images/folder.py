@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-from PIL import Image
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.images.collection import FileCollection, open_collection
@@ -28,15 +25,13 @@ LOGGER = logging.getLogger(__name__)
 class ImageFolder(ImageSource):
     """A folder of image files and the folders below it, or a zip or tar archive of that.
 
-    Subfolders named ``train`` and ``test`` (or ``val``, where there is no ``test``) and nothing
-    else beside them are splits. Two or more other subfolders are classes, if every image lies in
-    one. Anything else is a set of images without labels. With `class_folders` True classes are
-    insisted on, with False none are seen.
+    Subfolders named `train` and `test` (or `val`, where there is no `test`) and nothing else beside
+    them are splits. Two or more other subfolders are classes, if every image lies in one. Anything
+    else is a set of images without labels. With `class_folders` True classes are insisted on, with
+    False none are seen.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str] | None, class_folders: bool | None = None
-    ) -> None:
+    def __init__(self, path: str | Path | None, class_folders: bool | None = None) -> None:
         self.path = path
         self.class_folders = class_folders
         self.name = Path(path).stem if path else "image_folder"
@@ -62,17 +57,15 @@ class ImageFolder(ImageSource):
             if SPLIT_OF.get(top.pop().lower()) == "train":
                 break
             pairs = [(member, _without_top(below)) for member, below in pairs]
-        names = [
-            SPLIT_OF.get(below.parts[0].lower()) if len(below.parts) > 1 else None
-            for _, below in pairs
-        ]
+        tops = [below.parts[0].lower() if len(below.parts) > 1 else "" for _, below in pairs]
+        names = [SPLIT_OF.get(top) for top in tops]
         if None in names or "train" not in names:
             return {"train": pairs}
-        found = [(name, *pair) for name, pair in zip(names, pairs, strict=True)]
         if {"test", "validation"} <= {*names}:
-            unused = {below.parts[0].lower() for name, _, below in found if name == "validation"}
-            LOGGER.warning("%s: the folders %s are not used", self.path, ", ".join(sorted(unused)))
-        return by_split([(name, (member, _without_top(below))) for name, member, below in found])
+            unused = sorted({top for top in tops if SPLIT_OF[top] == "validation"})
+            LOGGER.warning("%s: the folders %s are not used", self.path, ", ".join(unused))
+        inside = [(member, _without_top(below)) for member, below in pairs]
+        return by_split(list(zip(names, inside, strict=True)))
 
     def splits(self) -> dict[str, SplitInfo]:
         return {split: SplitInfo(len(pairs)) for split, pairs in self._members.items()}
@@ -90,10 +83,8 @@ class ImageFolder(ImageSource):
         if self.class_folders is False or (self.class_folders is None and len(names) < 2):
             return ()
         if loose:
-            LOGGER.warning(
-                "%s: no labels, for %d of %d images, such as %s, lie in no class folder",
-                *(self.path, len(loose), len(belows), loose[0]),
-            )
+            words = "%s: no labels, for %d of %d images, such as %s, lie in no class folder"
+            LOGGER.warning(words, self.path, len(loose), len(belows), loose[0])
             return ()
         return tuple(names)
 
@@ -102,19 +93,12 @@ class ImageFolder(ImageSource):
         numbers = {name: number for number, name in enumerate(self.classes)}
         for member, opener in self._collection.open_all(list(belows)):
             label = numbers.get(belows[member].parts[0]) if numbers else None
-            yield RawImage(str(member), partial(_open, opener, label))
+            yield RawImage(str(member), lambda opener=opener, label=label: (opener(), label))
 
     def facts(self) -> dict[str, Any]:
-        return {
-            "path": str(self._collection.path.resolve()),
-            "class_folders": self.class_folders,
-            "files": self._collection.facts(),
-        }
+        path, files = str(self._collection.path.resolve()), self._collection.facts()
+        return {"path": path, "class_folders": self.class_folders, "files": files}
 
 
 def _without_top(path: PurePosixPath) -> PurePosixPath:
     return PurePosixPath(*path.parts[1:])
-
-
-def _open(opener: Callable[[], Image.Image], label: int | None) -> tuple[Image.Image, int | None]:
-    return opener(), label

@@ -14,21 +14,21 @@ LARGEST_SCALE = 12
 PADDING_VALUE = 128  # mid-grey tells black images from white ones in both colour schemes
 
 
+def spread(images: np.ndarray, number: int) -> np.ndarray:
+    """`number` of the images, or all if there are no more, evenly spaced from first to last."""
+    rows = np.linspace(0, len(images) - 1, min(number, len(images)))
+    return images[rows.round().astype(np.int64)]
+
+
 def make_grid(
     images: np.ndarray, *, columns: int | None = None, padding: int = 1, scale: int | None = None
 ) -> Image.Image:
-    """Lay images out row by row, the first at the top left, with `padding` grey pixels around each.
+    """Lay `images`, uint8 (N, C, H, W) with C = 1 (grey), 3 (RGB) or 4 (RGBA), out row by row, the
+    first at the top left, with `padding` grey pixels around each.
 
-    Pixels are repeated, never interpolated, so what is seen is what the array holds.
-
-    Args:
-        images: uint8 array (N, C, H, W), N >= 1, with C = 1 (grey), 3 (RGB) or 4 (RGBA).
-        columns: images per row; None is the smallest square that holds them all.
-        scale: whole factor by which every pixel is repeated; None enlarges a small grid to at
-            least about 512 pixels, by 12 at most, and leaves a large one alone.
-
-    Raises:
-        InputError: for anything else, no image, or a layout below its range.
+    `columns` None is the smallest square that holds them all. Every pixel is repeated `scale`
+    times, never interpolated; None enlarges a small grid to at least about 512 pixels, by 12 at
+    most, and leaves a large one alone. InputError for other arrays, no image, or such a layout.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1] not in (1, 3, 4):

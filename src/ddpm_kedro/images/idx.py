@@ -14,13 +14,18 @@ from ddpm_kedro.errors import InputError
 PREFIXES = {"train": "train", "test": "t10k"}
 
 
-def find_idx(folders: list[Path], split: str) -> tuple[Path, Path] | None:
-    """The files of images and of labels of a split in the first folder that has both."""
+def idx_pairs(folders: list[Path], split: str) -> list[tuple[np.ndarray, np.uint8]] | None:
+    """Images (H, W), uint8, each with its label, of a split in the first folder that has both of
+    its files; None where no folder has them. InputError where they are broken."""
     for folder, suffix in product(folders, ("", ".gz")):
         images = folder / f"{PREFIXES[split]}-images-idx3-ubyte{suffix}"
         labels = folder / f"{PREFIXES[split]}-labels-idx1-ubyte{suffix}"
         if images.is_file() and labels.is_file():
-            return images, labels
+            scans, digits = read_idx(images), read_idx(labels)
+            if len(scans) == len(digits):
+                return list(zip(scans, digits, strict=True))
+            held = f"{images.name} holds {len(scans)} images and {labels.name} {len(digits)} labels"
+            raise InputError(held)
     return None
 
 

@@ -9,10 +9,10 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
@@ -66,30 +66,23 @@ class ImageSet:
     def open(cls, path: str | os.PathLike[str]) -> ImageSet:
         """Map the file at `path` into memory; no pixel is read until it is used. InputError where
         there is no such file, or it is not a whole image set."""
-        path = Path(path)
         try:
-            size = path.stat().st_size
-            with open(path, "rb") as file:
-                header_bytes = int.from_bytes(file.read(8), "little")
-                if not 0 < header_bytes <= size - 8:
-                    raise ValueError("its header is cut off")
-                header: dict[str, Any] = json.loads(file.read(header_bytes))
-            facts = header.pop("__metadata__", {})
-            if facts.get("format") != _FORMAT:
-                raise ValueError("it was written by something else")
-            start = 8 + header_bytes
-            if size < start + max(entry["data_offsets"][1] for entry in header.values()):
-                raise ValueError("its end is missing")
-            images = _map(path, header["images"], start, "u1")
-            labels = None
-            if "labels" in header:
-                labels = np.array(_map(path, header["labels"], start, "<i8"))
+            with open(path, "rb") as file, safe_open(path, framework="np") as parts:
+                facts = parts.metadata() or {}
+                if facts.get("format") != _FORMAT:
+                    raise ValueError("it was written by something else")
+                start = 8 + int.from_bytes(file.read(8), "little")  # behind the header
+                shape = tuple(parts.get_slice("images").get_shape())
+                has_labels = "labels" in parts.keys()  # noqa: SIM118 -- no mapping
+                labels = parts.get_tensor("labels") if has_labels else None
+            # safetensors itself would copy the pixels; they are what comes first
+            images = np.memmap(path, np.uint8, "r", start, shape)
             return cls(images, labels, tuple(json.loads(facts["classes"])), facts["content_hash"])
         except FileNotFoundError as error:
             raise InputError(
                 f"no images at {path}: run `kedro run --pipelines data_preparation` first"
             ) from error
-        except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, OSError, ValueError) as error:
             raise InputError(f"{path} is not a prepared image set: {error}") from error
 
 
@@ -123,7 +116,7 @@ class ImageSetWriter:
         self.num_images += len(images)
 
     def finish(self, labels: np.ndarray | None, classes: Sequence[str]) -> None:
-        """Write labels (N,) and the header; see :class:`ImageSet` for what fits."""
+        """Write labels (N,) and the header; see `ImageSet` for what fits."""
         shape = (self.num_images, *self.image_shape)
         _check_labels(labels, self.num_images, tuple(classes))
         self.content_hash = _finish_hash(self._hasher, shape, labels, classes)
@@ -184,8 +177,3 @@ def _finish_hash(
         hasher.update(np.ascontiguousarray(labels, dtype="<i8").data)
     hasher.update(json.dumps([list(shape), labels is not None, list(classes)]).encode())
     return hasher.hexdigest()
-
-
-def _map(path: Path, entry: dict[str, Any], start: int, dtype: str) -> np.ndarray:
-    shape, offset = tuple(entry["shape"]), start + entry["data_offsets"][0]
-    return np.empty(shape, dtype) if 0 in shape else np.memmap(path, dtype, "r", offset, shape)

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.errors import InputError, one_line
 from ddpm_kedro.images.source import (
     SPLIT_OF,
     ImageSource,
@@ -25,6 +25,7 @@ from ddpm_kedro.images.source import (
     file_facts,
 )
 
+WANTED = "a Parquet file, or a folder of them"
 LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "category")
 ROWS_PER_READ = 64  # encoded images held in memory at once, fewer where they are large:
 BYTES_PER_READ = 4 * 2**20
@@ -36,13 +37,11 @@ _Columns = tuple[str, str | None, tuple[str, ...] | None]
 class ParquetImages(ImageSource):
     """One row an image: a column struct(bytes, path) or binary, and a column of labels.
 
-    Args:
-        path: a file, or a folder of files that is searched to the bottom. Files with ``train`` and
-            ``test`` (or ``validation``, where there is no ``test``) in their names are splits.
-        image_column: None takes the one that the ``huggingface`` metadata of the schema or, without
-            it, the column types show.
-        label_column: integers or strings; None takes the first that the metadata calls a
-            ClassLabel, or a column named ``label``, ``class``, ...; False takes none.
+    `path` is a file, or a folder that is searched to the bottom; files with `train` and `test` (or
+    `validation`, where there is no `test`) in their names are splits. `image_column` None takes the
+    one that the `huggingface` metadata of the schema or, without it, the column types show.
+    `label_column`, integers or strings, None takes the first that the metadata calls a ClassLabel,
+    or a column named `label`, `class`, ...; False takes none.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class ParquetImages(ImageSource):
 
     @cached_property
     def _files(self) -> dict[str, list[Path]]:
-        path = existing_path(self.path, "a Parquet file, or a folder of them")
+        path = existing_path(self.path, WANTED)
         if path.is_file():
             return {"train": [path]}
         files = sorted(path.rglob("*.parquet"))
@@ -105,33 +104,29 @@ class ParquetImages(ImageSource):
                 raise InputError(f"{option}={given}: {file} has the columns {known}")
         image_column = self.image_column
         if image_column is None:
-            candidates = [name for name in schema.names if kinds.get(name) == "Image"]
-            if not candidates:
-                candidates = [field.name for field in schema if _holds_bytes(field.type, types)]
+            holders = [field.name for field in schema if _holds_bytes(field.type, types)]
+            candidates = [name for name in schema.names if kinds.get(name) == "Image"] or holders
             if len(candidates) != 1:
                 raise InputError(
                     f"{file}: {len(candidates)} columns hold images; set image_column to one of "
                     f"{', '.join(candidates or schema.names)}"
                 )
             image_column = candidates[0]
-        elif not _holds_bytes(schema.field(image_column).type, types):
+        elif not _holds_bytes(kind := schema.field(image_column).type, types):
             raise InputError(
-                f"image_column={image_column}: {file} holds {schema.field(image_column).type} "
-                "there, not the bytes of images"
+                f"image_column={image_column}: {file} holds {kind} there, not the bytes of images"
             )
         label_column = self.label_column
         if label_column is None:
             candidates = [name for name in schema.names if kinds.get(name) == "ClassLabel"]
             candidates += [name for name in LABEL_NAMES if name in schema.names]
-            label_column = candidates[0] if candidates else None
+            label_column = next(iter(candidates), None)
         if not label_column:
             return image_column, None, ()
         kind = schema.field(label_column).type
         if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
-            raise InputError(
-                f"label_column={label_column}: {file} holds {kind} there; labels are integers or "
-                "strings"
-            )
+            right = "labels are integers or strings"
+            raise InputError(f"label_column={label_column}: {file} holds {kind} there; {right}")
         names = (features.get(label_column) or {}).get("names")
         return image_column, label_column, tuple(names) if names else None
 
@@ -154,9 +149,8 @@ class ParquetImages(ImageSource):
 
     def splits(self) -> dict[str, SplitInfo]:
         self._columns  # noqa: B018 -- wrong columns are refused before any work
-        return {
-            split: SplitInfo(sum(map(_num_rows, files))) for split, files in self._files.items()
-        }
+        rows = {split: sum(map(_num_rows, files)) for split, files in self._files.items()}
+        return {split: SplitInfo(number) for split, number in rows.items()}
 
     def read(self, split: str) -> Iterator[RawImage]:
         import pyarrow
@@ -170,30 +164,24 @@ class ParquetImages(ImageSource):
                 with _open_parquet(file) as parquet:
                     rows = _rows_per_read(parquet.metadata)
                     for batch in parquet.iter_batches(rows, columns=columns, use_threads=False):
-                        images = batch.column(image_column).to_pylist()
-                        labels = [None] * len(images)
-                        if label_column:
-                            labels = batch.column(label_column).to_pylist()
-                        for image, label in zip(images, labels, strict=True):
-                            if isinstance(label, str):
-                                label = numbers[label]
-                            name = f"{file.name} row {row}"
-                            yield RawImage(name, partial(_open_image, image, label, file.parent))
+                        for entry in batch.to_pylist():
+                            label = entry.get(label_column)
+                            label = numbers[label] if isinstance(label, str) else label
+                            load = partial(_open_image, entry[image_column], label, file.parent)
+                            yield RawImage(f"{file.name} row {row}", load)
                             row += 1
             except (pyarrow.ArrowException, OSError) as error:
-                raise InputError(f"{file} is damaged from row {row} on: {_line(error)}") from error
+                where = f"{file} is damaged from row {row} on"
+                raise InputError(f"{where}: {one_line(error)}") from error
 
     def facts(self) -> dict[str, Any]:
-        path = existing_path(self.path, "a Parquet file, or a folder of them")
+        path = existing_path(self.path, WANTED)
         root = path.parent if path.is_file() else path
-        return {
-            "path": str(path.resolve()),
-            "columns": [self.image_column, self.label_column],
-            "files": {
-                split: [file_facts(file, root) for file in files]
-                for split, files in self._files.items()
-            },
+        files = {
+            split: [file_facts(f, root) for f in files] for split, files in self._files.items()
         }
+        columns = [self.image_column, self.label_column]
+        return {"path": str(path.resolve()), "columns": columns, "files": files}
 
 
 def _open_parquet(file: Path) -> Any:
@@ -203,7 +191,7 @@ def _open_parquet(file: Path) -> Any:
     try:
         return parquet.ParquetFile(file, memory_map=True, buffer_size=1 << 20, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{file} is not a readable Parquet file: {_line(error)}") from error
+        raise InputError(f"{file} is not a readable Parquet file: {one_line(error)}") from error
 
 
 def _num_rows(file: Path) -> int:
@@ -238,7 +226,3 @@ def _holds_bytes(kind: Any, types: Any) -> bool:
 def _split_of(name: str) -> str | None:
     said = {SPLIT_OF.get(word) for word in re.split(r"[^a-z]+", name.lower())}
     return next((split for split in ("test", "validation", "train") if split in said), None)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ IMAGES_PER_TASK = 32  # decoded by one thread at a time, fewer where they are la
 BYTES_PER_TASK = 4 * 2**20
 NAMED_FILES = 20  # of the unreadable ones, in the warning and the data card
 LARGEST_LABEL = 4095  # of classes that have no names; larger numbers are not labels
+_Unreadable = dict[str, str]  # the image's name, and the reason
 
 
 def prepare(
@@ -43,18 +44,21 @@ def prepare(
 ) -> PreparedImages:
     """Prepare the images of `source`, or find them prepared.
 
-    Raises:
-        InputError: the source holds no usable images, their sizes differ and `image_size` is None,
-            too many are broken, some have labels and some have none, a split stays empty, or there
-            is no room for them.
+    InputError where the source holds no usable images, their sizes differ and `image_size` is None,
+    too many are broken, some have labels and some have none, a split stays empty, or there is no
+    room for them.
     """
-    splits, kind = source.splits(), f"{type(source).__module__}.{type(source).__qualname__}"
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    if not isinstance(source, ImageSource):
+        one = "ddpm_kedro.images.ImageFolder is one"
+        raise InputError(f"dataset type={kind} is not an ImageSource; {one}")
+    splits = source.splits()
     if not isinstance(splits, Mapping) or not isinstance(getattr(source, "name", None), str):
         raise InputError(
             f"{kind}: a source has a name, and splits() gives a mapping such as "
             '{"train": SplitInfo(300)}'
         )
-    relevant = asdict(settings)
+    relevant = {each.name: getattr(settings, each.name) for each in fields(PreparationSettings)}
     if "test" in splits:
         del relevant["test_fraction"]
 
@@ -65,17 +69,13 @@ def prepare(
         except _ColourAfterGrey:
             card = _Pass(source, splits, settings, 3, folder).run()
         seconds = time.monotonic() - started_at
-        numbers = {split: facts["num_images"] for split, facts in card["splits"].items()}
-        size = f"{card['channels']}x{card['height']}x{card['width']} in {seconds:.1f} s"
-        words = "%s: {train:,} training and {test:,} test images of %s".format(**numbers)
-        LOGGER.info(words, source.name, size)
-        return {
-            "name": source.name,
-            "source": {"type": kind, **_options(source)},
-            "settings": relevant,
-            **card,
-            "seconds": round(seconds, 3),
-        }
+        train, test = (card["splits"][split]["num_images"] for split in SPLIT_NAMES)
+        size = f"{card['channels']}x{card['height']}x{card['width']}"
+        counts = f"{train:,} training and {test:,} test images"
+        LOGGER.info("%s: %s of %s in %.1f s", source.name, counts, size, seconds)
+        made_by = {"type": kind, **_options(source)}
+        about = {"name": source.name, "source": made_by, "settings": relevant}
+        return {**about, **card, "seconds": round(seconds, 3)}
 
     facts = {"format": FORMAT, "source": kind, "facts": source.facts(), "settings": relevant}
     return store.find_or_make(facts, make)
@@ -83,15 +83,6 @@ def prepare(
 
 class _ColourAfterGrey(Exception):
     """A set that began with grey images holds coloured ones: it starts again with 3 channels."""
-
-
-@dataclass(frozen=True)
-class _Unreadable:
-    name: str
-    reason: str
-
-
-_Read = DecodedImage | _Unreadable
 
 
 @dataclass
@@ -133,9 +124,9 @@ class _Pass:
 
     def _in_threads(
         self, images: Iterator[RawImage], pool: ThreadPoolExecutor, workers: int
-    ) -> Iterator[list[_Read]]:
-        """Lists of results in the order of ``images``; no more tasks wait than threads work."""
-        pending: deque[Future[list[_Read]]] = deque()
+    ) -> Iterator[list[DecodedImage | _Unreadable]]:
+        """Lists of results in the order of `images`; no more tasks wait than threads work."""
+        pending: deque[Future[list[DecodedImage | _Unreadable]]] = deque()
         while task := list(islice(images, self._images_per_task())):
             pending.append(pool.submit(list, map(self._read, task)))
             if len(pending) > workers:
@@ -148,20 +139,20 @@ class _Pass:
         image_bytes = math.prod(self.shape) if self.shape else BYTES_PER_TASK
         return max(1, min(IMAGES_PER_TASK, BYTES_PER_TASK // image_bytes))
 
-    def _read(self, image: RawImage) -> _Read:
+    def _read(self, image: RawImage) -> DecodedImage | _Unreadable:
         try:
             pixels, label = image.load()
             array = decode(pixels, self.settings.image_size, self.channels)
         except (InputError, MemoryError):
             raise
         except Exception as error:  # a decoder may raise anything at bytes that are no image
-            return _Unreadable(image.name, one_line(error))
+            return {"name": image.name, "reason": one_line(error)}
         return DecodedImage(image.name, array, label)
 
-    def _take(self, split: str, read: list[_Read], files: ExitStack) -> None:
+    def _take(self, split: str, read: list[DecodedImage | _Unreadable], files: ExitStack) -> None:
         batches: dict[str, list[DecodedImage]] = {name: [] for name in SPLIT_NAMES}
         for entry in read:
-            if isinstance(entry, _Unreadable):
+            if isinstance(entry, dict):
                 self.unreadable.append(entry)
                 if self.total is not None:
                     self._refuse_unreadable(self.total)
@@ -179,39 +170,37 @@ class _Pass:
 
     def _start(self, image: DecodedImage, files: ExitStack) -> None:
         self.shape, self.first_name = image.pixels.shape, image.name
-        if self.total is not None:
-            needed = self.total * image.pixels.size
-            free = shutil.disk_usage(self.folder).free
-            if needed > free:
-                raise InputError(
-                    f"{self.total:,} images need {needed / 1e6:,.0f} MB in {self.folder.parent}, "
-                    f"where {free / 1e6:,.0f} MB are free; set prepared_root to a larger disk"
-                )
+        needed = (self.total or 0) * image.pixels.size
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise InputError(
+                f"{self.total:,} images need {needed / 1e6:,.0f} MB in {self.folder.parent}, "
+                f"where {free / 1e6:,.0f} MB are free; set prepared_root to a larger disk"
+            )
         for split, name in SPLIT_NAMES.items():
             writer = image_set_writer(self.folder / name, self.shape, self.source.classes)
             self.builders[split] = SplitBuilder(files.enter_context(writer))
 
     def _of_one_shape(self, image: DecodedImage) -> DecodedImage:
-        channels, *size = image.pixels.shape
-        if list(self.shape[1:]) != size:
-            _, height, width = self.shape
+        (channels, height, width), (more, *size) = self.shape, image.pixels.shape
+        if [height, width] != size:
             smallest = min(height, width, *size)
             raise InputError(
                 f"images of different sizes: {self.first_name} is {width}x{height}, {image.name} "
                 f"is {size[1]}x{size[0]}; set image_size (such as image_size="
                 f"{1 << (smallest.bit_length() - 1)}) to crop and resize them to squares"
             )
-        if channels > self.shape[0]:
+        if more > channels:
             raise _ColourAfterGrey
-        if channels == self.shape[0]:
+        if more == channels:
             return image
-        grey_as_colour = np.repeat(image.pixels, self.shape[0], axis=0)
+        grey_as_colour = np.repeat(image.pixels, channels, axis=0)
         return DecodedImage(image.name, grey_as_colour, image.label)
 
     def _refuse_unreadable(self, total: int) -> None:
         number, share = len(self.unreadable), self.settings.max_unreadable
         if number > share * total:
-            some = ", ".join(f"{image.name} ({image.reason})" for image in self.unreadable[:3])
+            some = ", ".join("{name} ({reason})".format(**each) for each in self.unreadable[:3])
             raise InputError(
                 f"{self.source.name}: more than the share of {share:g} of its {total} images that "
                 f"preparation.max_unreadable allows cannot be read: {some}"
@@ -222,7 +211,7 @@ class _Pass:
         if not self.shape:
             raise InputError(f"{self.source.name}: no image of it can be used")
         if self.unreadable:
-            names = ", ".join(image.name for image in self.unreadable[:NAMED_FILES])
+            names = ", ".join(image["name"] for image in self.unreadable[:NAMED_FILES])
             LOGGER.warning("%d unreadable images left out: %s", len(self.unreadable), names)
         numbers = {split: builder.num_images for split, builder in self.builders.items()}
         if empty := [split for split, number in numbers.items() if number == 0]:
@@ -239,11 +228,8 @@ class _Pass:
         mean, deviation = self.builders["train"].moments()
         shared = len(np.intersect1d(train, test, assume_unique=True))
         if shared:
-            LOGGER.warning(
-                "%d images of the test split are in the training split too: scores against the "
-                "test split flatter",
-                shared,
-            )
+            words = "%d images of the test split are in the training split too: it flatters scores"
+            LOGGER.warning(words, shared)
         own = "test" in self.splits
         return {
             **dict(zip(("channels", "height", "width"), self.shape, strict=True)),
@@ -255,24 +241,24 @@ class _Pass:
             "duplicates_across_splits": shared,
             "unreadable": {
                 "number": len(self.unreadable),
-                "files": [asdict(image) for image in self.unreadable[:NAMED_FILES]],
+                "files": self.unreadable[:NAMED_FILES],
             },
         }
 
     def _classes(self) -> tuple[str, ...]:
         known = self.source.classes
         largest = max(builder.largest_label for builder in self.builders.values())
-        if known is None:
-            if largest > LARGEST_LABEL:
-                raise InputError(
-                    f"{self.source.name}: {largest} among labels without class names; these are "
-                    "no labels, choose another column or none"
-                )
-            return tuple(map(str, range(largest + 1)))
+        if known is None and largest > LARGEST_LABEL:
+            raise InputError(
+                f"{self.source.name}: {largest} among labels without class names; these are "
+                "no labels, choose another column or none"
+            )
         if known and largest >= len(known):
             raise InputError(
                 f"{self.source.name}: a label of {largest}, but names for {len(known)} classes only"
             )
+        if known is None:
+            return tuple(map(str, range(largest + 1)))
         return known if largest >= 0 else ()
 
 

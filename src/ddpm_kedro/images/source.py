@@ -48,8 +48,8 @@ class ImageSource(ABC):
 
     @abstractmethod
     def splits(self) -> Mapping[str, SplitInfo]:
-        """``"train"``, and ``"test"`` where the source has a split of its own for it; InputError
-        where nothing is there, or it is not what this source reads."""
+        """`"train"`, and `"test"` where the source has a split of its own for it; InputError where
+        nothing is there, or it is not what this source reads."""
 
     @property
     @abstractmethod
@@ -66,15 +66,13 @@ class ImageSource(ABC):
 
 
 def by_split(named: Sequence[tuple[str | None, _Item]]) -> dict[str, list[_Item]]:
-    """Items under ``train`` and ``test``, each given with its name in `SPLIT_OF`; ``validation`` is
-    the test split where nothing else is."""
-    names = {name for name, _ in named}
-    test = "test" if "test" in names else "validation"
-    return {
-        split: [item for name, item in named if name == wanted]
-        for split, wanted in (("train", "train"), ("test", test))
-        if wanted in names
-    }
+    """Items under `train` and `test`, each given with its name in `SPLIT_OF`; `validation` is the
+    test split where nothing else is."""
+    found: dict[Any, list[_Item]] = {}
+    for name, item in named:
+        found.setdefault(name, []).append(item)
+    splits = {"train": found.get("train"), "test": found.get("test", found.get("validation"))}
+    return {split: items for split, items in splits.items() if items}
 
 
 def existing_path(path: str | Path | None, what: str) -> Path:

@@ -80,18 +80,20 @@ class SplitBuilder:
 
     def finish(self, path: Path, classes: Sequence[str]) -> dict[str, Any]:
         """Complete the file and say what is in it; InputError where only some have a label."""
-        labels = np.array(self._labels, dtype=np.int64)
-        labelled = self.largest_label != _NO_LABEL
-        if labelled and self._first_without_label is not None:
-            raise InputError(
-                f"{self._first_without_label} has no label and other images of its split have "
-                "one; label all of them or none"
-            )
-        self._writer.finish(labels if labelled else None, classes if labelled else ())
-        counts = np.bincount(labels, minlength=len(classes)).tolist() if labelled else []
+        labels, counts = None, {}
+        if self.largest_label != _NO_LABEL:
+            if self._first_without_label is not None:
+                raise InputError(
+                    f"{self._first_without_label} has no label and other images of its split have "
+                    "one; label all of them or none"
+                )
+            labels = np.array(self._labels, dtype=np.int64)
+            found = np.bincount(labels, minlength=len(classes)).tolist()
+            counts = dict(zip(classes, found, strict=True))
+        self._writer.finish(labels, classes if counts else ())
         return {
             "num_images": self.num_images,
-            "images_per_class": dict(zip(classes, counts, strict=True)) if labelled else {},
+            "images_per_class": counts,
             "duplicates": self.num_images - len(self.distinct()),
             "content_hash": self._writer.content_hash,
             "file": path.name,

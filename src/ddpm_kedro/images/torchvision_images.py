@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ddpm_kedro.errors import InputError, one_line
-from ddpm_kedro.images.idx import find_idx, read_idx
+from ddpm_kedro.images.idx import idx_pairs
 from ddpm_kedro.images.source import ImageSource, Pixels, RawImage, SplitInfo
 from ddpm_kedro.locks import FileLock
 
@@ -27,16 +27,13 @@ SPLIT_VALUES = {
 
 
 class TorchvisionImages(ImageSource):
-    """``torchvision.datasets.<name>``: files that lie below ``path`` are used as they are, others
-    are downloaded there.
+    """`torchvision.datasets.<name>`, such as `CIFAR10`: files that lie below `path`, torchvision's
+    `root`, are used as they are, others are downloaded there.
 
-    Args:
-        name: the class, such as ``CIFAR10``, ``FashionMNIST``, ``SVHN``.
-        path: torchvision's ``root``.
-        arguments: more arguments of the class, such as ``{split: balanced}`` of EMNIST.
-        train: arguments that choose the training split; None finds ``train=True`` or ``split=...``.
-        test: the same for the test split; None finds it, or takes it that there is none.
-        idx_folders: for MNIST and its relatives, folders where the IDX files may lie already.
+    `arguments` are more arguments of the class, such as `{split: balanced}` of EMNIST; `train` and
+    `test` those that choose a split. Where they are None, `train=True` or `split=...` is found, or
+    it is taken that there is no test split. In `idx_folders` the IDX files of MNIST and its
+    relatives may lie already.
     """
 
     def __init__(
@@ -70,7 +67,7 @@ class TorchvisionImages(ImageSource):
 
     @cached_property
     def _parameters(self) -> set[str]:
-        """Argument names of the class, and of its bases where it passes ``**kwargs`` on."""
+        """Argument names of the class, and of its bases where it passes `**kwargs` on."""
         names: set[str] = set()
         for base in self._class.__mro__:
             if "__init__" not in vars(base):
@@ -81,31 +78,24 @@ class TorchvisionImages(ImageSource):
                 break
         return names
 
-    def _idx_files(self, split: str) -> tuple[Path, Path] | None:
-        from torchvision.datasets import MNIST
-
-        if not issubclass(self._class, MNIST):
-            return None
-        folder = self.path / self.name
-        return find_idx([*self.idx_folders, folder / "raw", folder, self.path], split)
-
     def _dataset(self, split: str) -> Any:
         """The split's torchvision dataset; None where there is no such split."""
-        if self._open_split is not None and self._open_split[0] == split:
-            return self._open_split[1]
-        self._open_split = None  # one split at a time: many hold all their pixels in memory
-        files = self._idx_files(split)
-        if files is not None and not self.arguments and getattr(self, split) is None:
-            dataset: Any = _idx_pairs(*files)
-        else:
-            dataset = self._construct(split)
-        self._open_split = (split, dataset)
-        return dataset
+        if self._open_split is None or self._open_split[0] != split:
+            self._open_split = None  # one split at a time: many hold all their pixels in memory
+            self._open_split = (split, self._construct(split))
+        return self._open_split[1]
 
     def _construct(self, split: str) -> Any:
+        from torchvision.datasets import MNIST
+
         chosen = getattr(self, split)
         if chosen is not None:
             return self._call(dict(chosen))
+        if issubclass(self._class, MNIST) and not self.arguments:
+            folder = self.path / self.name
+            places = [*self.idx_folders, folder / "raw", folder, self.path]
+            if (pairs := idx_pairs(places, split)) is not None:
+                return pairs
         if "train" in self._parameters:
             return self._call({"train": split == "train"})
         if "split" not in self._parameters or "split" in self.arguments:
@@ -159,12 +149,8 @@ class TorchvisionImages(ImageSource):
     @cached_property
     def _overview(self) -> dict[str, tuple[int, str]]:
         """For each split its number of images and a hash of a sample of them."""
-        found = {}
-        for split in ("train", "test"):
-            dataset = self._dataset(split)
-            if dataset is not None:
-                found[split] = len(dataset), _sample_hash(dataset)
-        return found
+        found = ((split, self._dataset(split)) for split in ("train", "test"))
+        return {split: (len(data), _sample_hash(data)) for split, data in found if data is not None}
 
     def splits(self) -> dict[str, SplitInfo]:
         return {split: SplitInfo(number) for split, (number, _) in self._overview.items()}
@@ -174,10 +160,9 @@ class TorchvisionImages(ImageSource):
         names = getattr(self._class, "classes", None)
         if names is None:
             names = getattr(self._dataset("train"), "classes", None)
-        if not names:
-            return None
         # ImageNet gives a tuple of synonyms for each class.
-        return tuple(name if isinstance(name, str) else ", ".join(name) for name in names)
+        joined = (name if isinstance(name, str) else ", ".join(name) for name in names or ())
+        return tuple(joined) or None
 
     def read(self, split: str) -> Iterator[RawImage]:
         dataset = self._dataset(split)
@@ -195,17 +180,7 @@ class TorchvisionImages(ImageSource):
 
 
 class _UnknownValue(InputError):
-    """torchvision does not know this value of ``split``."""
-
-
-def _idx_pairs(images: Path, labels: Path) -> list[tuple[np.ndarray, np.uint8]]:
-    """Images (28, 28) and labels from a pair of IDX files."""
-    scans, digits = read_idx(images), read_idx(labels)
-    if len(scans) != len(digits):
-        raise InputError(
-            f"{images.name} holds {len(scans)} images and {labels.name} {len(digits)} labels"
-        )
-    return list(zip(scans, digits, strict=True))
+    """torchvision does not know this value of `split`."""
 
 
 def _item(dataset: Any, index: int) -> tuple[Pixels, int | None]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.evaluation.features import EfficientNetLite, efficientnet_lite
+from ddpm_kedro.evaluation.features import EfficientNetLite, efficientnet_lite, network_features
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_photographs_are_told_by_their_classes(variant, size):
 
 def test_batches_change_nothing(extractor, monkeypatch):
     whole = extracted(extractor, images(7))
-    monkeypatch.setattr(efficientnet_lite, "BATCH", {"cpu": 3})
+    monkeypatch.setattr(network_features, "BATCH", {"cpu": 3})
     chunks = list(extractor.features(images(7)))
     assert [len(chunk) for chunk in chunks] == [3, 3, 1]
     assert whole.shape == (7, 1280)
@@ -57,7 +57,7 @@ def test_grey_is_shown_three_times_over(extractor):
 
 
 def test_what_the_network_sees_is_in_its_range(extractor):
-    edges = np.zeros((1, 1, 16, 16), np.uint8)
+    edges = torch.zeros((1, 3, 16, 16), dtype=torch.uint8)
     edges[..., 8:] = 255  # bicubic overshoots here
     seen = extractor.shown(edges)
     assert seen.shape == (1, 3, 32, 32)

@@ -65,7 +65,7 @@ def test_a_failed_compilation_goes_on_without_and_says_why(
     assert int(state.counters["loss_count"]) == 2
     assert isinstance(step, TrainingStep)
     assert isinstance(step.loss, Compiled)
-    assert isinstance(step.loss.module, LossModule)
+    assert isinstance(step.loss.network, LossModule)
 
 
 @pytest.mark.parametrize("calls", ["make_step", "loss"])

@@ -90,7 +90,7 @@ def export_scheduler(
 
     InputError where diffusers has no such schedule, objective on it or threshold.
     """
-    threshold = None if sampler is None else sampler.threshold
+    threshold = None if sampler is None else sampler.thresholding
     if not isinstance(threshold, StaticThreshold | DynamicThreshold | None):
         raise InputError(f"diffusers has no equal of {type(threshold).__name__}")
     is_straight = isinstance(schedule, schedules.FlowSchedule)

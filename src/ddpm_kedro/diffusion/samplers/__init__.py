@@ -1,7 +1,5 @@
 """Ways from noise to images, each one step that `Sampler.sample` repeats."""
 
-from __future__ import annotations
-
 from ddpm_kedro.diffusion.samplers.ancestral import Ancestral
 from ddpm_kedro.diffusion.samplers.ddim import DDIM
 from ddpm_kedro.diffusion.samplers.dpm_solver import DPMSolver2M, DPMSolver2S

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from ddpm_kedro.diffusion.noise_schedule import VARIANCE_PRESERVING, NoiseSchedule
 from ddpm_kedro.diffusion.samplers.sampler import Level, Sampler, SamplingRun
-from ddpm_kedro.diffusion.samplers.thresholding import Threshold
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.ranges import choice
 
 
 def step_variance(now: Level, then: Level) -> float:
@@ -22,6 +24,7 @@ def posterior_variance(now: Level, then: Level) -> float:
     return step_variance(now, then) * (then.sigma / now.sigma) ** 2
 
 
+@dataclass(eq=False)
 class Ancestral(Sampler):
     """x' ~ N(mean of q(x' | x, x_0), variance), x_0 the denoiser's estimate.
 
@@ -31,17 +34,7 @@ class Ancestral(Sampler):
     last step, to the clean image, adds no noise.
     """
 
-    def __init__(
-        self,
-        num_steps: int,
-        spacing: str | None = None,
-        thresholding: str | Threshold | None = "static",
-        variance: str = "large",
-    ) -> None:
-        super().__init__(num_steps, spacing, thresholding)
-        if variance not in ("small", "large"):
-            raise InputError(f"variance={variance!r}: choose small or large")
-        self.variance = variance
+    variance: Annotated[str, choice("small", "large")] = "large"
 
     def check(self, schedule: NoiseSchedule) -> None:
         super().check(schedule)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from ddpm_kedro.diffusion.samplers.ancestral import posterior_variance
 from ddpm_kedro.diffusion.samplers.sampler import Level, Sampler, SamplingRun, first_order
-from ddpm_kedro.diffusion.samplers.thresholding import Threshold
-from ddpm_kedro.errors import InputError
+from ddpm_kedro.ranges import Probability
 
 
+@dataclass(eq=False)
 class DDIM(Sampler):
     """x' = alpha' x_0 + sqrt(sigma'^2 - c^2) eps + c z, c = eta times the posterior's std.
 
@@ -20,17 +21,7 @@ class DDIM(Sampler):
     path too; 1 equals `Ancestral(variance="small")`.
     """
 
-    def __init__(
-        self,
-        num_steps: int,
-        spacing: str | None = None,
-        thresholding: str | Threshold | None = "static",
-        eta: float = 0.0,
-    ) -> None:
-        super().__init__(num_steps, spacing, thresholding)
-        if not 0 <= eta <= 1:
-            raise InputError(f"eta: from 0 (deterministic) to 1 (ancestral), not {eta}")
-        self.eta = float(eta)
+    eta: Probability = 0.0
 
     def step(self, run: SamplingRun, x: Tensor, now: Level, then: Level) -> Tensor:
         x0 = run.denoise(x, now)

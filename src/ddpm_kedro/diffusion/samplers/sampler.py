@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ddpm_kedro.diffusion.noise import Stream, normal
 from ddpm_kedro.diffusion.noise_schedule import NoiseSchedule, real_dtype
-from ddpm_kedro.diffusion.samplers.spacing import timestep_grid
-from ddpm_kedro.diffusion.samplers.thresholding import Threshold, thresholding_named
+from ddpm_kedro.diffusion.samplers.spacing import SPACINGS, timestep_grid
+from ddpm_kedro.diffusion.samplers.thresholding import Threshold, threshold_named
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.ranges import Check, Count, Settings, choice
 
 
 class DenoiserLike(Protocol):
@@ -91,28 +92,21 @@ class SamplingRun:
         return normal(self.seed, stream, number, self.rows, self.shape).to(self.dtype)
 
 
-class Sampler(ABC):
+@dataclass(eq=False)
+class Sampler(Settings, ABC):
     """Draws images by walking a denoiser down a grid of noise levels.
 
     A new one writes `step`, in terms of `run.denoise` and, where it is stochastic, `run.noise`.
 
-    num_steps: intervals of the grid, >= 1 (and at most T on a discrete schedule).
-    spacing: "leading", "trailing", "linspace" or "karras", see `spacing.timestep_grid`; None is
-        the one that fits the schedule.
-    thresholding: what is done to every estimate of x_0: None, "static" (clamp to [-1, 1]),
-        "dynamic" (Saharia et al. 2022) or an object of `thresholding.Threshold`.
     """
 
-    def __init__(
-        self,
-        num_steps: int,
-        spacing: str | None = None,
-        thresholding: str | Threshold | None = "static",
-    ) -> None:
-        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
-            raise InputError(f"num_steps: a whole number of at least 1, not {num_steps!r}")
-        self.num_steps, self.spacing = num_steps, spacing
-        self.threshold = thresholding_named(thresholding)
+    num_steps: Count
+    """Intervals of the grid (at most T on a discrete schedule)."""
+    spacing: Annotated[str, choice(*SPACINGS)] | None = None
+    """See `spacing.timestep_grid`; None is the one that fits the schedule."""
+    thresholding: Annotated[str | Threshold, Check(threshold_named)] | None = "static"
+    """What is done to every estimate of x_0: nothing, "static" (clamp to [-1, 1]), "dynamic"
+    (Saharia et al. 2022) or what an object of `thresholding.Threshold` does."""
 
     def check(self, schedule: NoiseSchedule) -> None:
         """Raise InputError where this sampler cannot work on the schedule."""
@@ -159,7 +153,7 @@ class Sampler(ABC):
             labels = torch.as_tensor(labels, dtype=torch.int64).to(device)
             if labels.shape != rows.shape:
                 raise InputError(f"labels: one for each of {len(rows)} samples, not {labels.shape}")
-        run = SamplingRun(denoiser, self.threshold, labels, tuple(shape), rows, seed, dtype)
+        run = SamplingRun(denoiser, self.thresholding, labels, tuple(shape), rows, seed, dtype)
 
         with _evaluation_mode(denoiser):
             x = run.normal(Stream.INITIAL, 0) * denoiser.schedule.initial_std(levels[0].t)

@@ -9,8 +9,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from ddpm_kedro.errors import InputError
-from ddpm_kedro.ranges import Part, Settings, number
+from ddpm_kedro.ranges import Part, Settings, number, require
 
 
 class Threshold(ABC):
@@ -46,12 +45,9 @@ class DynamicThreshold(Settings, Threshold):
         return x0.clamp(-size, size) / size
 
 
-def thresholding_named(choice: str | Threshold | None) -> Threshold | None:
-    """The threshold that "static", "dynamic" or None stands for; an object passes through."""
-    if choice is None or isinstance(choice, Threshold):
-        return choice
-    if choice == "static":
-        return StaticThreshold()
-    if choice == "dynamic":
-        return DynamicThreshold()
-    raise InputError(f"thresholding={choice!r}: choose static, dynamic or null (none)")
+def threshold_named(value: str | Threshold) -> Threshold:
+    """The threshold that "static" or "dynamic" stands for; an object passes through."""
+    if isinstance(value, Threshold):
+        return value
+    require(value in ("static", "dynamic"), "choose static, dynamic or null (none)")
+    return StaticThreshold() if value == "static" else DynamicThreshold()

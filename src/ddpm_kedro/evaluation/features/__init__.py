@@ -6,3 +6,5 @@ from ddpm_kedro.evaluation.features.extractor import FeatureExtractor as Feature
 from ddpm_kedro.evaluation.features.principal_components import (
     PrincipalComponents as PrincipalComponents,
 )
+from ddpm_kedro.evaluation.features.published import DINOv2 as DINOv2
+from ddpm_kedro.evaluation.features.published import Inception as Inception

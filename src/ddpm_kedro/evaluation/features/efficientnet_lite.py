@@ -6,21 +6,17 @@ import hashlib
 import importlib.util
 import io
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ddpm_kedro.diffusion.precision import autocast, product_mode
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.evaluation.features.extractor import FeatureExtractor
+from ddpm_kedro.evaluation.features.network_features import NetworkFeatures
 
 LEAST_SIDE = 16  # pixels, below which enlarged images are blurs to the network
-BATCH = {"cpu": 32, "cuda": 256}  # images at once: on a CPU as many as its caches hold
 # Of EfficientNet-Lite0 (Tan & Le 2019, table 1, without squeeze and excitation): how often a block
 # is repeated, its kernel size, first stride, expansion and channels.
 STAGES = (
@@ -126,7 +122,7 @@ class Network(nn.Module):
         self.classifier.bias.copy_(next(left))
 
 
-class EfficientNetLite(FeatureExtractor):
+class EfficientNetLite(NetworkFeatures):
     """The 1,280 pooled features of EfficientNet-Lite (Tan & Le 2019), trained on ImageNet.
 
     Images are resized to `image_size` squared, bicubic and antialiased, kept in 0..255, and shown
@@ -141,9 +137,8 @@ class EfficientNetLite(FeatureExtractor):
             raise InputError(f"variant={variant}: of EfficientNet-Lite there is {known}")
         if image_size < 32:
             raise InputError(f"image_size={image_size}: the network needs 32 pixels or more")
+        super().__init__()
         self.variant, self.image_size = variant, image_size
-        self.device = torch.device("cpu")
-        self._network: Network | None = None
 
     @property
     def identity(self) -> str:
@@ -157,57 +152,31 @@ class EfficientNetLite(FeatureExtractor):
 
     def for_images(self, shape: tuple[int, int, int]) -> EfficientNetLite:
         """Itself; InputError for images (C, H, W) of fewer than 16 pixels, or with transparency."""
-        channels, height, width = shape
-        if channels not in (1, 3):
+        super().for_images(shape)
+        if min(shape[1:]) < LEAST_SIDE:
             raise InputError(
-                f"features {self.identity}: sees grey or RGB images, not {channels} channels; "
-                "choose features=pixels"
-            )
-        if min(height, width) < LEAST_SIDE:
-            raise InputError(
-                f"features {self.identity}: sees nothing in images of {height}x{width} pixels, "
-                f"{LEAST_SIDE} are the least; choose features=pixels"
+                f"features {self.identity}: sees nothing in images of {shape[1]}x{shape[2]} "
+                f"pixels, {LEAST_SIDE} are the least; choose features=pixels"
             )
         return self
 
-    def to(self, device: torch.device | str) -> EfficientNetLite:
-        """Itself, computing on `device` from now on."""
-        self.device = torch.device(device)
-        if self._network is not None:
-            self._network.to(self.device)
-        return self
+    def make_network(self) -> Network:
+        """With the published weights."""
+        with torch.device("meta"):
+            network = Network(VARIANTS[self.variant])
+        network.to_empty(device="cpu")
+        network.load(torch.load(io.BytesIO(self._read()), weights_only=True))
+        return network.to(memory_format=torch.channels_last)
 
-    @property
-    def network(self) -> Network:
-        """With its weights, on the device; InputError as `check`."""
-        if self._network is None:
-            with torch.device("meta"):
-                network = Network(VARIANTS[self.variant])
-            network.to_empty(device="cpu")
-            network.load(torch.load(io.BytesIO(self._read()), weights_only=True))
-            network.eval().requires_grad_(False)
-            self._network = network.to(self.device, memory_format=torch.channels_last)
-        return self._network
+    def answer(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (n, 1280) of uint8 images (n, 3, H, W)."""
+        return self.network(self.shown(images))
 
-    def features(self, images: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield float32 (n, 1280) features of uint8 images (N, C, H, W), C of 1 or 3, in order."""
-        self.for_images(images.shape[1:])
-        step = BATCH.get(self.device.type, 256)
-        for start in range(0, len(images), step):
-            yield self._of(images[start : start + step])
-
-    @torch.no_grad()
-    def _of(self, images: np.ndarray) -> np.ndarray:
-        with autocast("fp32", self.device.type), product_mode("fp32"):
-            return self.network(self.shown(images)).cpu().numpy()
-
-    def shown(self, images: np.ndarray) -> torch.Tensor:
-        """What the network sees of uint8 images (n, C, H, W): float32 (n, 3, size, size)."""
-        x = torch.tensor(images, device=self.device).float()  # a copy: the images may be mapped
+    def shown(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network sees of uint8 images (n, 3, H, W): float32 (n, 3, size, size)."""
         size = (self.image_size, self.image_size)
-        x = F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False)
-        x = (x.clamp_(0, 255) - 127) / 128
-        return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = F.interpolate(images.float(), size, mode="bicubic", antialias=True)
+        return ((x.clamp_(0, 255) - 127) / 128).contiguous(memory_format=torch.channels_last)
 
     def _read(self) -> bytes:
         """The weights' file, looked at before anything is made of it."""

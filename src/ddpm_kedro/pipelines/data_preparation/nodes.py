@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.images.preparation import prepare
-from ddpm_kedro.images.settings import PreparationSettings
 from ddpm_kedro.images.source import ImageSource
 from ddpm_kedro.images.store import ImageStore
 from ddpm_kedro.parameters import PreparationParameters
@@ -17,7 +15,4 @@ def prepare_images(
     raw_images: ImageSource, image_store: ImageStore, parameters: PreparationParameters
 ) -> tuple[Receipt, Receipt, dict[str, Any]]:
     """Receipts of the files of the training and the test split, and the data card."""
-    chosen = asdict(parameters)
-    del chosen["source"]  # it is `raw_images` already
-    prepared = prepare(raw_images, image_store, PreparationSettings(**chosen))
-    return prepared.train, prepared.test, prepared.card
+    return prepare(raw_images, image_store, parameters)

@@ -30,7 +30,7 @@ def evaluate_samples(
     model: Model,
     parameters: EvaluationSettings,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metrics, flat numbers, see :mod:`ddpm_kedro.evaluation.metric_names`, and diagnostics, plain
+    """Metrics, flat numbers, see `evaluation.metric_names`, and diagnostics, plain
     data for the report, what the model is included, and what was judged. InputError where samples,
     model and training images do not belong together."""
     check_samples(samples_card, samples, model, train_images)

@@ -14,7 +14,7 @@ from ddpm_kedro.files import Receipt
 
 def import_model(pipeline: DiffusersModel, data_root: str) -> tuple[Receipt, dict[str, Any]]:
     """Write a pipeline laid out like google/ddpm-cifar10-32 as a model file of ours, beside the
-    trained models (saving it as ``model`` publishes it); with the card that says that it has no
+    trained models (saving it as `model` publishes it); with the card that says that it has no
     training log."""
     spec, weights = from_diffusers(pipeline)
     path = Path(data_root) / "06_models" / "imported" / "model.safetensors"

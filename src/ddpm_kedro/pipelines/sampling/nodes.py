@@ -70,5 +70,5 @@ def _class_asked(label: int | str | None, classes: Sequence[str]) -> int | str |
 
 
 def draw_grid(samples: np.ndarray, parameters: SamplingSettings) -> Image.Image:
-    """The first ``grid_images`` samples as one picture."""
+    """The first `grid_images` samples as one picture."""
     return make_grid(samples[: parameters.grid_images])

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ddpm_kedro.diffusion.capture import capture
-from ddpm_kedro.diffusion.execution import Compiled, first_line
+from ddpm_kedro.diffusion.execution import Compiled, capture, first_line
 from ddpm_kedro.diffusion.lanes import Lanes, is_well_known
 from ddpm_kedro.diffusion.precision import PRECISIONS, Precision
 from ddpm_kedro.training.settings import TrainingSettings

@@ -13,7 +13,7 @@ import torch
 
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.execution import tiled
-from ddpm_kedro.diffusion.lanes import Lanes, Watch, drawing_from
+from ddpm_kedro.diffusion.lanes import Lanes, drawing_from, watched
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.diffusion.precision import Precision
 from ddpm_kedro.training.step.state import LearningState
@@ -81,7 +81,7 @@ def choose_core_use(
 ) -> CoreUse:
     """What the settings ask for; else what the training was begun with, as the `facts` of the
     restored checkpoint say; else one lane a core. A network that lanes would share something of,
-    see :class:`Watch`, gets one."""
+    see `watched`, gets one."""
     settings = state.settings
     if team.world_size > 1 or state.device.type != "cpu" or settings.compile == "on":
         return CoreUse()
@@ -113,11 +113,11 @@ def _what_lanes_would_share(state: LearningState, precision: Precision) -> str |
     labels = torch.zeros(2, dtype=torch.int64) if spec.conditional else None
     t = denoiser.schedule.from_uniform(torch.full((2,), 0.5))
     generator = torch.Generator()
-    with Watch(state.network) as watch, drawing_from(generator):
+    with watched(state.network) as found, drawing_from(generator):
         with precision.autocast():
             loss = denoiser.loss(x0, t, torch.ones_like(x0), labels).sum()
         drawn = generator.get_state()
         torch.autograd.grad(loss, state.parameters, allow_unused=True)
     if not torch.equal(drawn, generator.get_state()):
         return "draws again in its backward pass"  # recomputed activations
-    return watch.found
+    return found[0] if found else None
