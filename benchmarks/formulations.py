@@ -68,7 +68,7 @@ def run_and_score(formulation: str, seed: int, data_root: Path, params: Sequence
     metrics = json.loads((folder / "08_reporting" / "metrics.json").read_text())
     return {
         "frechet_ratio": metrics["frechet_ratio"],
-        "frechet_distance": metrics["frechet_distance"],
+        "frechet_distance": metrics["frechet_at_n"],
         "network_calls": network_calls(folder / "06_models" / "model.safetensors"),
         "seconds": round(seconds, 1),
     }

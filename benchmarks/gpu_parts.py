@@ -401,11 +401,11 @@ def long_training(options: Options) -> dict[str, Any]:
     metrics, _ = evaluate(samples, images, test, model.denoiser, settings)
     seen = records[-1]["images_seen"]
     what = f"{network}, {seen:,} of {budget:,} images"
-    distance, floor = metrics["frechet_distance"], metrics["frechet_floor"]
+    mind, floor = metrics["mind"], metrics["mind_floor"]
     return {
         "table": [
             [f"{what}, training", _images_per_second(records), ""],
-            [f"{what}, Frechet distance", _number(distance), f"real images: {_number(floor)}"],
+            [f"{what}, MIND", _number(mind), f"real images: {_number(floor)}"],
         ],
         "outcome": UNFINISHED if seen < budget else DONE,
         "images_seen": seen,

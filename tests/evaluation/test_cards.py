@@ -21,7 +21,8 @@ from ddpm_kedro.evaluation.cards import (
 
 SAMPLES = drawn(6, seed=3)[0]
 TRAIN = image_set(20, seed=1)
-METRICS = {"frechet_distance": 0.1 + 0.2, "num_samples": 6, "features": "pca", "none": None}
+SCORED = {"stamp": "0123456789ab", "features": "pixels: 4 principal components", "n": 6}
+METRICS = {"mind": 0.1 + 0.2, "num_samples": 6, "features": "pca", "none": None}
 
 
 def model(content: str = "a", weights: str = "ema", images: str | None = None) -> Model:
@@ -79,8 +80,22 @@ def test_a_card_without_content_is_refused() -> None:
 
 
 def test_one_evaluation_passes() -> None:
-    evaluated = evaluation_card(samples_card(SAMPLES, model()), METRICS, TRAIN)
+    evaluated = evaluation_card(samples_card(SAMPLES, model()), METRICS, TRAIN, SCORED)
     check_evaluation(evaluated, SAMPLES, dict(reversed(METRICS.items())), TRAIN)
+
+
+def test_the_stamp_says_how_samples_were_made_and_scored() -> None:
+    card = samples_card(SAMPLES, model(), sampler={"type": "DDIM", "num_steps": 7}, seed=5)
+    stamp = evaluation_card(card, METRICS, TRAIN, SCORED)["stamp"]
+    assert SCORED.items() <= stamp.items()
+    assert (stamp["model"], stamp["weights"], stamp["steps"], stamp["seed"]) == ("a", "ema", 7, 5)
+
+
+def test_an_evaluation_of_an_earlier_version_is_refused() -> None:
+    evaluated = evaluation_card(samples_card(SAMPLES, model()), METRICS, TRAIN, SCORED)
+    del evaluated["stamp"]
+    with pytest.raises(InputError, match=r"earlier version.*kedro run --pipelines evaluation"):
+        check_evaluation(evaluated, SAMPLES, METRICS, TRAIN)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +109,7 @@ def test_one_evaluation_passes() -> None:
 )
 def test_parts_of_two_evaluations_are_refused(change: dict[str, Any]) -> None:
     arguments = {
-        "evaluated": evaluation_card(samples_card(SAMPLES, model()), METRICS, TRAIN),
+        "evaluated": evaluation_card(samples_card(SAMPLES, model()), METRICS, TRAIN, SCORED),
         "samples": SAMPLES,
         "metrics": METRICS,
         "train": TRAIN,

@@ -8,8 +8,7 @@ import pytest
 from two_classes import drawn, image_set, judged
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.evaluation.features import PrincipalComponents
-from ddpm_kedro.evaluation.frechet import Gaussian, expected_bias
+from ddpm_kedro.evaluation.distribution import SCORES
 from ddpm_kedro.evaluation.metric_names import explanation
 from ddpm_kedro.evaluation.rows import spread
 from ddpm_kedro.images.imageset import ImageSet
@@ -17,17 +16,12 @@ from ddpm_kedro.images.imageset import ImageSet
 
 def test_new_images_of_the_same_kind_score_the_floor() -> None:
     metrics, _ = judged(drawn(250, seed=3)[0])
-    assert (
-        abs(metrics["frechet_distance"] - metrics["frechet_floor"])
-        < 4 * (metrics["frechet_floor_std"])
-    )
-    extractor = PrincipalComponents(6)
-    extractor.fit(image_set(600, seed=1).images)
-    real = Gaussian.of(extractor.features(image_set(600, seed=1).images))
-    assert metrics["frechet_floor_expected"] == pytest.approx(
-        expected_bias(real.covariance, 250, 300)
-    )
-    assert metrics["frechet_ratio"] == metrics["frechet_distance"] / metrics["frechet_floor"]
+    for score in SCORES:
+        assert abs(metrics[f"{score}_z"]) < 4
+        assert metrics[f"{score}_verdict"] == "not distinguishable"  # of 250 images
+    assert "pixels_frechet" not in metrics  # the features are pixels
+    assert metrics["reference"] == "250 held-out images"
+    assert "250 samples" in metrics["verdict"]
     assert not metrics["memorisation_suspected"]
     assert metrics["copies_of_training"] == metrics["duplicate_samples"] == 0
     assert metrics["classes_seen"] == metrics["num_classes"] == 2
@@ -38,7 +32,7 @@ def test_new_images_of_the_same_kind_score_the_floor() -> None:
 def test_one_missing_class_costs_distance_and_is_counted() -> None:
     images, labels = drawn(400, seed=3)
     metrics, diagnostics = judged(images[labels == 1])
-    assert metrics["frechet_ratio"] > 10
+    assert metrics["mind_verdict"] == "far"
     assert metrics["classes_seen"] == 1
     assert diagnostics["class_counts"]["dark"] == 0
 
@@ -56,16 +50,22 @@ def test_copies_of_training_images_are_flagged(caplog: pytest.LogCaptureFixture)
     assert metrics["duplicate_samples"] == 1
     assert metrics["nearest_training_samples_p95"] == 0.0
     assert metrics["nearest_training_held_out_p01"] > 5
-    assert diagnostics["closest"][0] == {"sample": 0, "training": 0, "distance": 0.0}
-    assert "closer to training images" in caplog.text
+    assert diagnostics["closest"][0] == {
+        "sample": 0,
+        "training": 0,
+        "distance": 0.0,
+        "grey_levels": 0.0,
+        "mirrored": False,
+    }
+    assert metrics["near_copies"] == 200
+    assert "near copies of training images" in caplog.text
 
 
 def test_noise_is_no_memorisation() -> None:
     samples = np.random.default_rng(4).integers(0, 256, (200, 1, 4, 4), dtype=np.uint8)
     metrics, _ = judged(samples)
-    assert metrics["frechet_ratio"] > 10
+    assert metrics["mind_verdict"] == "far"
     assert metrics["memorisation_excess"] == 0.0
-    assert metrics["memorisation_ks"] == 1.0
     assert not metrics["memorisation_suspected"]
 
 
@@ -108,8 +108,10 @@ def test_limits_bound_what_is_looked_at() -> None:
     metrics, diagnostics = judged(drawn(40, seed=3)[0], neighbour_images=5, max_images=12)
     assert sum(diagnostics["class_counts"].values()) == 5
     assert metrics["denoising_images"] == 16
+    assert metrics["reference"] == "12 held-out images"
     whole, _ = judged(drawn(12, seed=3)[0])
-    assert metrics["frechet_distance"] != whole["frechet_distance"]
+    assert metrics["mind"] != whole["mind"]  # other samples
+    assert metrics["stamp"] == whole["stamp"]  # the same reference
 
 
 def test_rows_are_taken_evenly() -> None:

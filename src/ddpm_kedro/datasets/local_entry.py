@@ -57,7 +57,7 @@ class LocalEntry(AbstractDataset):
         return self._path is not None and self._path.exists()
 
     def _describe(self) -> dict[str, Any]:
-        return {"path": None if self._path is None else str(self._path)}
+        return {"path": self._path and str(self._path)}
 
 
 class PublishedFile(LocalEntry):

@@ -11,9 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
+import ddpm_kedro
 from ddpm_kedro.diffusion.model import Model
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.distribution import SCORES_VERSION
+from ddpm_kedro.evaluation.features import FeatureExtractor
+from ddpm_kedro.evaluation.sets import ComparedSets
 from ddpm_kedro.images.imageset import ImageSet
 
 IMPORTED = "imported"  # the status of a model that came without a training log
@@ -22,25 +27,17 @@ JUDGE_AGAIN = "run `kedro run --pipelines evaluation` with the same --env and --
 
 
 def samples_card(samples: np.ndarray, model: Model, **drawn: Any) -> dict[str, Any]:
-    """Who made the samples and what they are.
-
-    Args:
-        samples: uint8 (N, C, H, W).
-        model: what drew them.
-        drawn: how (seed, sampler, ...), as plain values.
-    """
+    """Who made the samples, uint8 (N, C, H, W), and what they are; `drawn` says how (seed, sampler,
+    ...), as plain values."""
     return {**_identity(model), "content_hash": _hash_of_array(samples), **drawn}
 
 
 def check_samples(
     card: Mapping[str, Any], samples: np.ndarray, model: Model, train: ImageSet
 ) -> None:
-    """Refuse to judge what was not made by this model, or a model against images not its own.
-
-    Raises:
-        InputError: the samples were altered since, or come from another model or other weights; or
-            the model knows the images that it was trained on and they are not ``train``.
-    """
+    """Refuse to judge what was not made by this model, or a model against images not its own:
+    InputError where the samples were altered since, or come from another model or other weights; or
+    where the model knows the images that it was trained on and they are not `train`."""
     identity = _identity(model)
     if card.get("content_hash") != _hash_of_array(samples):
         raise InputError(f"the samples are not those of their card: {DRAW_AGAIN}")
@@ -60,14 +57,38 @@ def check_samples(
         )
 
 
+def scored_card(extractor: FeatureExtractor, sets: ComparedSets) -> dict[str, Any]:
+    """By what scores were made, and their `stamp`, 12 hexadecimal digits: they compare with those
+    of the same stamp, and with no others."""
+    return {
+        "stamp": sets.stamp(extractor.identity),
+        "features": extractor.identity,
+        "n": len(sets.reference_rows),
+        "reference": sets.reference_name,
+        "reference_hash": sets.reference_hash,
+        "scores_version": SCORES_VERSION,
+    }
+
+
 def evaluation_card(
-    card: Mapping[str, Any], metrics: Mapping[str, Any], train: ImageSet
+    card: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    train: ImageSet,
+    scored: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What an evaluation is of: the samples' card, the training images and the metrics found."""
+    """What an evaluation is of: the samples' card, the training images and the metrics found; and
+    its full stamp, what the scores are made by (`scored_card`) and what the samples were."""
+    drawn = ("model", "weights", "sampler", "guidance", "label", "precision", "seed")
     return {
         "samples": dict(card),
         "train_images": train.content_hash,
         "metrics": _hash_of_json(metrics),
+        "stamp": {
+            **scored,
+            **{name: card.get(name) for name in drawn},
+            "steps": (card.get("sampler") or {}).get("num_steps"),
+            "versions": {"ddpm_kedro": ddpm_kedro.__version__, "torch": str(torch.__version__)},
+        },
     }
 
 
@@ -77,11 +98,13 @@ def check_evaluation(
     metrics: Mapping[str, Any],
     train: ImageSet,
 ) -> None:
-    """Refuse to report an evaluation beside samples, metrics or images that it is not of.
-
-    Raises:
-        InputError: one of them is another by now, or the evaluation does not say what it is of.
-    """
+    """Refuse to report an evaluation beside samples, metrics or images that it is not of:
+    InputError where one of them is another by now, or the evaluation does not say what it is of, or
+    says it in the way of an earlier version."""
+    if evaluated and "stamp" not in evaluated:
+        raise InputError(
+            f"metrics and diagnostics are of an earlier version, with other scores: {JUDGE_AGAIN}"
+        )
     if (
         evaluated.get("samples", {}).get("content_hash") != _hash_of_array(samples)
         or evaluated.get("train_images") != train.content_hash
@@ -94,15 +117,9 @@ def check_evaluation(
 
 
 def has_training_log(training_card: Mapping[str, Any] | None, model: str | None) -> bool:
-    """Whether the training log and the previews are those of a model and may be shown beside it.
-
-    Args:
-        training_card: what was written with them; None where there is none.
-        model: the content hash of the model that was judged.
-
-    Raises:
-        InputError: they are another model's.
-    """
+    """Whether the training log and the previews are those of the model that was judged, given by
+    the content hash of its file, and may be shown beside it. `training_card` was written with them,
+    None where there is none. InputError where they are another model's."""
     if training_card is None:
         return False
     if training_card.get("model") != model:

@@ -100,11 +100,13 @@ def denoising_figure(losses: Mapping[str, DenoisingLoss]) -> Figure:
     )
 
 
-def distance_figure(distances: Mapping[str, np.ndarray]) -> Figure:
+def distance_figure(
+    distances: Mapping[str, np.ndarray], x_title: str = "distance, grey levels (0-255)"
+) -> Figure:
     """Share of images (%) whose nearest training image is within a distance, for each set."""
     return figure(
         "Distance to the nearest training image",
-        "distance, grey levels (0-255)",
+        x_title,
         "images within that distance, %",
         {
             name: (np.sort(values), 100 * np.arange(1, len(values) + 1) / len(values))

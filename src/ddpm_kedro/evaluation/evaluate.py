@@ -12,7 +12,10 @@ import numpy as np
 from ddpm_kedro.construction import build
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.precision import choose_device, choose_precision
-from ddpm_kedro.evaluation.curves import distance_figure
+from ddpm_kedro.evaluation.cards import scored_card
+from ddpm_kedro.evaluation.curves import Figure, distance_figure
+from ddpm_kedro.evaluation.feature_store import FeatureStore
+from ddpm_kedro.evaluation.memorisation import Closeness, closest_pairs
 from ddpm_kedro.evaluation.scores import (
     Metrics,
     check_shapes,
@@ -21,14 +24,26 @@ from ddpm_kedro.evaluation.scores import (
     distribution_metrics,
     memorisation_metrics,
 )
+from ddpm_kedro.evaluation.sets import compared_sets
 from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.evaluation.timing import predicted_seconds
+from ddpm_kedro.evaluation.verdict import verdict
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.progress import duration
 
 LOGGER = logging.getLogger(__name__)
 
 NUM_CLOSEST = 8  # pairs of sample and training image that a report shows
+# What the log says of the scores
+HEADLINES = {
+    "MIND": "mind",
+    "KID": "kid",
+    "Frechet": "frechet",
+    "coverage": "coverage",
+    "recall": "recall",
+    "Frechet of pixels": "pixels_frechet",
+    "held-out loss": "denoising_loss_held_out",
+}
 
 
 def evaluate(
@@ -37,46 +52,46 @@ def evaluate(
     test: ImageSet,
     denoiser: Denoiser,
     settings: EvaluationSettings,
+    store: FeatureStore | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> tuple[Metrics, dict[str, Any]]:
     """Judge samples and the model they come from.
 
-    Args:
-        samples: uint8 (N, C, H, W), values 0..255, in the order they were drawn.
-        train, test: the images the model learned from, and those it never saw.
-        denoiser: of the model.
-        settings: how thoroughly, and where.
+    `samples` are uint8 (N, C, H, W), values 0..255, in the order they were drawn; `train` and
+    `test` the images the model learned from, and those it never saw. `denoiser` is the model's;
+    `settings` say how thoroughly, and where. Features of images are taken from `store`, and kept
+    there; `training` is what `verdict` may know of the model's training.
 
-    Returns:
-        ``metrics``, a flat dict of numbers (and a text ``skipped_*`` for what could not be done),
-        explained in :mod:`ddpm_kedro.evaluation.metric_names`; and ``diagnostics``, plain data for
-        a report: ``figures`` (Plotly dicts), ``closest`` pairs, ``class_counts``.
-
-    Raises:
-        InputError: the sets do not belong together (``check_shapes`` in ``scores``).
+    Returns `metrics`, a flat dict of numbers and texts (`skipped_*` says what could not be done),
+    explained in `ddpm_kedro.evaluation.metric_names`; and `diagnostics`, plain data for a report:
+    `figures` (Plotly dicts), `closest` pairs, `class_counts`, and `scored`, what the scores' stamp
+    stands for. InputError where the sets do not belong together or are too small.
     """
     check_shapes(samples, train, test)
     device = choose_device(settings.device)
     extractor = build(settings.features).for_images(train.image_shape).to(device)
+    sets = compared_sets(samples, train, test, settings.max_images, settings.seed)
     precision = choose_precision(settings.precision, device).name
     of_loss = {"seed": settings.seed, "device": device, "precision": precision}
-    seconds = predicted_seconds(samples, train, test, denoiser, extractor, settings, **of_loss)
+    seconds = predicted_seconds(
+        samples, train, test, denoiser, extractor, settings, sets, store, **of_loss
+    )
     LOGGER.info(
-        f"evaluating {len(samples):,} samples, the network in {precision}, takes about "
-        f"{duration(seconds)}",
+        "evaluating %s samples by %s, the model in %s, takes about %s",
+        f"{len(samples):,}",
+        extractor.identity,
+        precision,
+        duration(seconds),
         extra={"predicted": {"evaluation": seconds}},
     )
-    metrics: Metrics = {
-        "num_samples": len(samples),
-        "num_training_images": len(train),
-        "num_held_out_images": len(test),
-    }
-    metrics |= distribution_metrics(
-        samples, train, test, extractor, settings.max_images, settings.seed
+    scored, features = distribution_metrics(extractor, sets, test, settings.seed, device, store)
+    of_network = {} if extractor.uses_pixels else {"features": features, "sets": sets}
+    memorisation, nearest = memorisation_metrics(
+        samples, train, test, settings.neighbour_images, device, **of_network
     )
-    memorisation, of_samples, of_test = memorisation_metrics(
-        samples, train, test, settings.neighbour_images
+    classes, class_counts = class_metrics(
+        train, test, nearest.get("features", nearest["pixels as they are"])
     )
-    classes, class_counts = class_metrics(train, test, of_samples, of_test)
     denoising, noise_figure = denoising_metrics(
         denoiser,
         train,
@@ -86,34 +101,48 @@ def evaluate(
         batch_size=settings.batch_size,
         **of_loss,
     )
-    metrics = _finite(metrics | memorisation | classes | denoising)
-    closest = np.argsort(of_samples.distance, kind="stable")[:NUM_CLOSEST]
+    card = scored_card(extractor, sets)
+    metrics = _finite(scored | memorisation | classes | denoising) | {
+        "num_samples": len(samples),
+        "num_training_images": len(train),
+        "num_held_out_images": len(test),
+        "stamp": card["stamp"],
+    }
+    metrics["verdict"] = verdict(metrics, training)
     diagnostics = {
-        "figures": {
-            "denoising": noise_figure,
-            "nearest_training": distance_figure(
-                {"samples": of_samples.distance, "held out": of_test.distance}
-            ),
-        },
-        "closest": [
-            {
-                "sample": int(sample),
-                "training": int(of_samples.index[sample]),
-                "distance": float(of_samples.distance[sample]),
-            }
-            for sample in closest
-        ],
+        "figures": {"denoising": noise_figure, **_distance_figures(nearest)},
+        "closest": closest_pairs(
+            nearest.get("features", nearest["pixels"]), samples, train, NUM_CLOSEST
+        ),
         "class_counts": class_counts,
+        "scored": card,
     }
     _log(metrics)
     return metrics, diagnostics
+
+
+def _distance_figures(nearest: Mapping[str, Closeness]) -> dict[str, Figure]:
+    """In grey levels; and, where there are features, relative to the tenth nearest image, which
+    shows copies and no blur."""
+    pixels, features = nearest["pixels"], nearest.get("features")
+    figures = {
+        "nearest_training": distance_figure(
+            {"samples": pixels.samples.distance, "held out": pixels.held_out.distance}
+        )
+    }
+    if features is not None:
+        figures["nearest_training_features"] = distance_figure(
+            {"samples": features.samples.relative, "held out": features.held_out.relative},
+            "distance in features, as part of that to the tenth nearest",
+        )
+    return figures
 
 
 def _finite(metrics: Metrics) -> Metrics:
     """Replace numbers that are none, which JSON cannot say, and give the reason beside them."""
     broken = [n for n, v in metrics.items() if isinstance(v, float) and not math.isfinite(v)]
     for name in broken:
-        LOGGER.warning(f"{name} is {metrics[name]}: the model's answers are not finite numbers")
+        LOGGER.warning("%s came out as %s", name, metrics[name])
     return (
         metrics
         | dict.fromkeys(broken)
@@ -122,15 +151,14 @@ def _finite(metrics: Metrics) -> Metrics:
 
 
 def _log(metrics: Mapping[str, Any]) -> None:
-    ratio, loss = metrics["frechet_ratio"], metrics["denoising_loss_held_out"]
-    LOGGER.info(
-        f"Frechet distance {metrics['frechet_distance']:.4g}"
-        + (f", {ratio:.2f} times that of real images" if ratio is not None else "")
-        + (f"; held-out denoising loss {loss:.4g}" if loss is not None else "")
+    numbers = ", ".join(
+        f"{name} {metrics[key]:.4g}"
+        for name, key in HEADLINES.items()
+        if metrics.get(key) is not None
     )
+    LOGGER.info("%s (%s; stamp %s)", metrics["verdict"], numbers, metrics["stamp"])
     if metrics["memorisation_suspected"]:
         LOGGER.warning(
-            "samples are closer to training images than held-out images are "
-            f"(excess {metrics['memorisation_excess']:.2f}, by chance at most "
-            f"{metrics['memorisation_excess_limit']:.2f}): look at the closest pairs in the report"
+            "more samples are near copies of training images than chance allows: look at the "
+            "closest pairs in the report"
         )

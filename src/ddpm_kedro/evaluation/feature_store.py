@@ -41,13 +41,20 @@ class FeatureStore:
         """
         if key is None or extractor.uses_pixels:
             return features_of(extractor, images)
-        facts = json.dumps([extractor.identity, key, list(images.shape)])
-        path = self.path / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npy"
+        path = self._file(extractor, images, key)
         found = _read(path, len(images))
         if found is None:
             found = features_of(extractor, images)
             self._keep(path, found)
         return found
+
+    def holds(self, extractor: FeatureExtractor, images: np.ndarray, key: str) -> bool:
+        """Whether there is a file of these features."""
+        return not extractor.uses_pixels and self._file(extractor, images, key).exists()
+
+    def _file(self, extractor: FeatureExtractor, images: np.ndarray, key: str) -> Path:
+        facts = json.dumps([extractor.identity, key, list(images.shape)])
+        return self.path / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npy"
 
     def _keep(self, path: Path, found: np.ndarray) -> None:
         try:

@@ -1,78 +1,142 @@
-"""Memorisation: are samples copies of training images, or of each other?"""
+"""Memorisation: are samples copies of training images, or of each other?
+
+A sample is a near copy where its nearest training image is much nearer than the tenth, more so than
+for 99 of 100 images that the model never saw. Distances alone would not tell: blurred images, and
+those of a model that has learned little, are near to many.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
+import torch
 
-from ddpm_kedro.errors import InputError
-from ddpm_kedro.evaluation.features.extractor import byte_chunks
-from ddpm_kedro.progress import Progress
+from ddpm_kedro.evaluation.neighbours import Neighbours, nearest_features, nearest_neighbours
+from ddpm_kedro.evaluation.rows import spread
+from ddpm_kedro.evaluation.set_features import SetFeatures
+from ddpm_kedro.evaluation.sets import ComparedSets
+from ddpm_kedro.images.imageset import ImageSet
 
-QUERY_ROWS = 1024  # images searched for at once: bounds the table of distances
+QUANTILE = 0.01  # of held-out images, that lie as near to one training image as a near copy
+CHANCE = 1e-3  # that new images exceed the limit
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """The nearest training image of each query.
+def near_copies(samples: np.ndarray, held_out: np.ndarray) -> tuple[int, int]:
+    """How many samples are nearer, relatively, than 99% of held-out images, and how many may be.
 
-    Args:
-        index: int64 (n,), its number among the training images; the lowest one of a tie.
-        distance: float64 (n,), root of the mean square difference of the pixels in grey levels,
-            0 (the same bytes) to 255.
+    Both are `Neighbours.relative`, (n,) and (m,); the threshold is the k-th smallest of the latter,
+    k = 1% of m. New images exceed the second number at most once in 1,000 times.
     """
-
-    index: np.ndarray
-    distance: np.ndarray
-
-    def __getitem__(self, rows: slice) -> Neighbours:
-        return Neighbours(self.index[rows], self.distance[rows])
+    rank = max(1, round(QUANTILE * len(held_out)))
+    threshold = np.partition(held_out, rank - 1)[rank - 1]
+    return int((samples < threshold).sum()), _limit(len(samples), len(held_out), rank)
 
 
-def nearest_neighbours(queries: np.ndarray, references: np.ndarray) -> Neighbours:
-    """Find the nearest of ``references`` to each of ``queries``, exactly.
+def _limit(count: int, others: int, rank: int) -> int:
+    """Least x with P(X > x) <= 1 in 1,000, where X of `count` values lie below the `rank`-th
+    smallest of `others`, all of one distribution: X is beta-binomial, with
+    P(X = j + 1) / P(X = j) = (k + j) (n - j) / ((j + 1) (m - k + n - j))."""
+    j = np.arange(count)
+    ratios = (rank + j) * (count - j) / ((j + 1) * (others - rank + count - j))
+    logarithms = np.concatenate([[0.0], np.cumsum(np.log(ratios))])
+    weights = np.exp(logarithms - logarithms.max())
+    above = 1 - np.cumsum(weights) / weights.sum()  # P(X > x)
+    return int(np.argmax(above <= CHANCE))
 
-    |a - b|^2 = |a|^2 + |b|^2 - 2ab over bytes is a sum of integers below 2^53, so in float64 it
-    has no rounding and a copy is at distance 0. Costs 2 n m C H W FLOP; the references are read
-    once for every 1,024 queries.
 
-    Args:
-        queries: uint8 (n, C, H, W), n >= 1.
-        references: uint8 (m, C, H, W), m >= 1; may be memory-mapped.
+@dataclass(frozen=True, eq=False)
+class Closeness:
+    """The nearest training images of samples and of held-out images, in pixels or in features."""
 
-    Raises:
-        InputError: one of them is empty, or their images differ in shape.
-    """
-    if not len(queries) or not len(references) or queries.shape[1:] != references.shape[1:]:
-        raise InputError(
-            f"nearest neighbours need images of one shape: {queries.shape} against "
-            f"{references.shape}"
+    samples: Neighbours
+    held_out: Neighbours
+    sample_rows: np.ndarray
+    """int64, which samples these are."""
+    held_out_rows: np.ndarray
+    """int64, which held-out images these are."""
+
+    def or_mirrored(self, mirrored: Closeness) -> Closeness:
+        """Of each image the nearer one."""
+        samples = self.samples.or_mirrored(mirrored.samples)
+        held_out = self.held_out.or_mirrored(mirrored.held_out)
+        return replace(self, samples=samples, held_out=held_out)
+
+    def near_copies(self, prefix: str = "") -> dict[str, int]:
+        """Metrics, their names after `prefix`."""
+        found, limit = near_copies(self.samples.relative, self.held_out.relative)
+        return {f"{prefix}near_copies": found, f"{prefix}near_copies_limit": limit}
+
+
+def pixel_closeness(
+    samples: np.ndarray, train: ImageSet, test: ImageSet, most: int, device: torch.device | str
+) -> tuple[Closeness, Closeness]:
+    """Of at most `most` samples and as many held-out images, against all training images: as they
+    are, and mirrored."""
+    rows = [spread(np.arange(len(images)), most) for images in (samples, test)]
+    queries = np.concatenate([samples[rows[0]], test.images[rows[1]]])
+    plain, mirrored = (
+        Closeness(found[: len(rows[0])], found[len(rows[0]) :], *rows)
+        for found in nearest_neighbours(queries, train.images, device)
+    )
+    return plain, mirrored
+
+
+def feature_closeness(
+    features: SetFeatures,
+    sets: ComparedSets,
+    num_samples: int,
+    num_held_out: int,
+    device: torch.device | str,
+) -> Closeness:
+    """Of the samples and the held-out images whose `features` there are, against those training
+    images that were compared."""
+    training, rows = features.training(sets)
+    found = (
+        nearest_features(part, training, device) for part in (features.samples, features.held_out)
+    )
+    return Closeness(
+        *(replace(part, index=rows[part.index]) for part in found),
+        spread(np.arange(num_samples), len(features.samples)),
+        sets.reference_rows if sets.held_out else np.arange(num_held_out),
+    )
+
+
+def copies(plain: Closeness, mirrored: Closeness) -> dict[str, int]:
+    """Metrics: how many images equal a training image byte for byte, or its mirror image."""
+    is_copy, is_mirrored = plain.samples.distance == 0, mirrored.samples.distance == 0
+    return {
+        "copies_of_training": int(is_copy.sum()),
+        "mirrored_copies_of_training": int((is_mirrored & ~is_copy).sum()),
+        "copies_in_held_out": int((plain.held_out.distance == 0).sum()),
+    }
+
+
+def closest_pairs(
+    closeness: Closeness, samples: np.ndarray, train: ImageSet, count: int
+) -> list[dict[str, Any]]:
+    """The samples that look most like copies, and the training image of each: their `distance`,
+    how many `grey_levels` they are apart, and whether one is more like the other `mirrored`."""
+    found = closeness.samples
+    pairs = []
+    for place in np.argsort(found.relative, kind="stable")[:count]:
+        sample, training = int(closeness.sample_rows[place]), int(found.index[place])
+        ours, other = samples[sample].astype(np.float64), train.images[training]
+        plain, mirrored = (
+            float(np.sqrt(np.square(way - other).mean())) for way in (ours, ours[..., ::-1])
         )
-    size = int(np.prod(queries.shape[1:]))
-    best = np.full(len(queries), np.inf)
-    index = np.zeros(len(queries), dtype=np.int64)
-    blocks = range(0, len(queries), QUERY_ROWS)
-    total = len(blocks) * len(references)
-    with Progress(total, "images", "nearest neighbours", most_lines=1) as progress:
-        for first in blocks:
-            rows = slice(first, min(first + QUERY_ROWS, len(queries)))
-            block = queries[rows].reshape(-1, size).astype(np.float64)
-            block_squares = np.square(block).sum(axis=1)
-            start = 0
-            for chunk in byte_chunks(references):
-                table = -2.0 * (block @ chunk.T)
-                table += np.square(chunk).sum(axis=1)
-                table += block_squares[:, None]
-                nearest = table.argmin(axis=1)
-                smallest = table[np.arange(len(table)), nearest]
-                closer = smallest < best[rows]
-                best[rows] = np.where(closer, smallest, best[rows])
-                index[rows] = np.where(closer, nearest + start, index[rows])
-                start += len(chunk)
-                progress.update(len(chunk))
-    return Neighbours(index, np.sqrt(best / size))
+        pairs.append(
+            {
+                "sample": sample,
+                "training": training,
+                "distance": float(found.distance[place]),
+                "grey_levels": min(plain, mirrored),
+                "mirrored": mirrored < plain,
+            }
+        )
+    return pairs
 
 
 def excess_closeness(samples: np.ndarray, held_out: np.ndarray) -> float:
@@ -83,11 +147,6 @@ def excess_closeness(samples: np.ndarray, held_out: np.ndarray) -> float:
     """
     points = np.concatenate([samples, held_out])
     return float(max(0.0, (_share_below(samples, points) - _share_below(held_out, points)).max()))
-
-
-def kolmogorov_smirnov(first: np.ndarray, second: np.ndarray) -> float:
-    """max_x |F_first(x) - F_second(x)|, the two-sided statistic, in [0, 1]."""
-    return max(excess_closeness(first, second), excess_closeness(second, first))
 
 
 def count_duplicates(images: np.ndarray) -> int:

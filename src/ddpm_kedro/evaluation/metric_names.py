@@ -2,25 +2,97 @@
 
 from __future__ import annotations
 
+SCORES = {
+    "mind": (
+        "MIND, Monge Inception Distance: how far apart samples and reference are along 1,000 "
+        "directions of their features. Smaller is better; compare only at equal n."
+    ),
+    "kid": (
+        "KID, Kernel Inception Distance: distance of samples and reference by a kernel of their "
+        "features, around 0 for real images and sometimes below. Smaller is better."
+    ),
+    "frechet": (
+        "Frechet distance (FID's formula) of samples and reference on the 64 leading components "
+        "of their features, carried on to endless images; with fewer than 1,000 it is the closed "
+        "form. Smaller is better."
+    ),
+    "coverage": "Share of the reference that has a sample in its neighbourhood. Larger is better.",
+    "recall": (
+        "Share of the reference that lies in the neighbourhood of a sample, by the samples' own "
+        "distances: how much of the variety is there. Larger is better."
+    ),
+    "pixels_frechet": (
+        "Frechet distance on 20 principal components of the pixels: sees colours, mirrors and "
+        "shifts, which a network's features may miss, and little detail."
+    ),
+}
+TITLES = {
+    "mind": "MIND",
+    "kid": "KID",
+    "frechet": "the Frechet distance",
+    "coverage": "coverage",
+    "recall": "recall",
+    "pixels_frechet": "the Frechet distance of pixels",
+}
+# Of each score, behind its name
+PARTS = {
+    "_verdict": (
+        "{title} in a word: indistinguishable from real images (at most 2 deviations), close (at "
+        "most 10), far, better than real images (below -4: copies?); of fewer than 500 images only "
+        "far or not distinguishable."
+    ),
+    "_z": "Deviations of {title} from the floor, positive where it is worse than real images: up "
+    "to 2 is chance.",
+    "_ratio": "What the samples score, divided by the floor, at this n: 1 is as good as real.",
+    "_interval": "Half the width of the 95% interval around {title}.",
+    "_floor": "What as many real images score against the same reference, and a perfect model.",
+    "_floor_std": "How far chance takes a perfect model from there: one standard deviation.",
+}
+
+
+def _of_scores() -> dict[str, str]:
+    texts = {}
+    for name, meaning in SCORES.items():
+        parts = {key: text.format(title=TITLES[name]) for key, text in PARTS.items()}
+        if name in ("kid", "coverage", "recall"):  # which may be 0, or better than the floor
+            del parts["_ratio"]
+        if name.endswith("frechet"):
+            parts["_at_n"] = "The plain distance, as usual elsewhere; it shrinks as n grows."
+            parts["_closed_form"] = "It, less what chance adds to it for Gaussian features."
+        texts[name] = meaning
+        texts |= {f"{name}{key}": text[0].upper() + text[1:] for key, text in parts.items()}
+    return texts
+
+
 EXPLANATIONS: dict[str, str] = {
-    "frechet_ratio": (
-        "Distance of the samples divided by the floor: 1 is as good as real images, larger is "
-        "worse."
+    "verdict": "All of it in two sentences.",
+    **_of_scores(),
+    "memorisation_suspected": (
+        "Whether more samples are near copies of training images than chance allows (1 in 1,000), "
+        "in features or in pixels."
     ),
-    "frechet_distance": (
-        "Frechet distance between samples and held-out images, as Gaussians in feature space. "
-        "Compare only numbers with the same features and the same counts."
-    ),
-    "frechet_floor": (
-        "The same distance for real images in place of the samples, as many of them: what a "
-        "perfect model would score. Mean over random draws from the training images."
-    ),
-    "frechet_floor_std": "Spread of the floor between those draws.",
-    "frechet_floor_expected": (
-        "The floor that theory expects for Gaussian features: two finite sets of one distribution "
-        "never match exactly."
-    ),
+    **{
+        f"{prefix}near_copies{suffix}": text
+        for prefix, space in (("", ""), ("pixels_", ", by their pixels, mirrored ones included"))
+        for suffix, text in (
+            (
+                "",
+                "Samples whose nearest training image is nearer, compared with the tenth, than for "
+                f"99% of held-out images{space}.",
+            ),
+            ("_limit", f"What new images exceed by chance once in 1,000 times{space}."),
+        )
+    },
+    "copies_of_training": "Samples that equal a training image byte for byte.",
+    "mirrored_copies_of_training": "Other samples that equal the mirror image of one.",
+    "copies_in_held_out": "Held-out images that equal a training image byte for byte.",
+    "duplicate_samples": "Samples that equal an earlier sample byte for byte.",
     "features": "What the images were turned into before they were compared.",
+    "reference": "What the samples were compared with, as many as samples were compared.",
+    "stamp": (
+        "Scores compare only where this is equal: it stands for the features, n, the reference and "
+        "the scores' version."
+    ),
     "denoising_loss_held_out": (
         "Training loss on images the model never saw, at fixed noise levels and fixed noise: "
         "smaller is better for the same objective."
@@ -40,31 +112,22 @@ EXPLANATIONS: dict[str, str] = {
     "denoising_eps_loss_held_out_low_noise": "Its part from the levels with the least noise.",
     "denoising_eps_loss_held_out_medium_noise": "Its part from the middle third.",
     "denoising_eps_loss_held_out_high_noise": "Its part from the levels with the most noise.",
-    "memorisation_suspected": (
-        "Whether the samples are closer to training images than held-out images are, beyond "
-        "chance (1 in 1,000). Blurred samples come closer too: look at the closest pairs."
-    ),
     "memorisation_excess": (
         "Largest surplus of samples over held-out images within any distance of a training image: "
-        "0 none, 1 every sample is closer (one-sided Kolmogorov-Smirnov)."
+        "0 none, 1 every sample is closer (one-sided Kolmogorov-Smirnov). Blur raises it too."
     ),
-    "memorisation_excess_limit": "What that surplus exceeds by chance once in 1,000 times.",
-    "memorisation_ks": (
-        "Largest difference between the two distributions of distances, in either direction: 0 "
-        "they agree, 1 they do not overlap."
-    ),
-    "copies_of_training": "Samples that equal a training image byte for byte.",
-    "copies_in_held_out": "Held-out images that equal a training image byte for byte.",
-    "duplicate_samples": "Samples that equal an earlier sample byte for byte.",
     **{
         f"nearest_training_{name}_p{percentile:02d}": (
             f"{percentile}% of the {text} lie within this distance of a training image "
-            "(root mean square difference in grey levels, 0-255)."
+            "or of its mirror image (root mean square difference in grey levels, 0-255)."
         )
         for name, text in (("samples", "samples"), ("held_out", "held-out images"))
         for percentile in (1, 5, 50, 95)
     },
-    "classes_seen": "Classes that occur among the samples, by their nearest training image.",
+    "classes_seen": (
+        "Classes that occur among the samples, by their nearest training image (in features, where "
+        "these are a network's)."
+    ),
     "num_classes": "Classes of the training images.",
     "nearest_label_accuracy": (
         "How often the nearest training image has the right class for held-out images: how far "
@@ -83,11 +146,7 @@ FAMILIES: dict[str, str] = {
 
 
 def explanation(metric: str) -> str:
-    """One line on what ``metric`` means.
-
-    Raises:
-        KeyError: it is unknown.
-    """
+    """One line on what `metric` means, or a KeyError where it is unknown."""
     for prefix, text in FAMILIES.items():
         if metric.startswith(prefix) and metric not in EXPLANATIONS:
             return text.format(name=metric.removeprefix(prefix).replace("_", " "))

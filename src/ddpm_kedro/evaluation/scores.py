@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.curves import denoising_figure
 from ddpm_kedro.evaluation.denoising_loss import DenoisingLoss, denoising_loss
-from ddpm_kedro.evaluation.features.extractor import FeatureExtractor, features_of
-from ddpm_kedro.evaluation.frechet import Gaussian, expected_bias, frechet_distance
+from ddpm_kedro.evaluation.distribution import SCORES, distribution_scores
+from ddpm_kedro.evaluation.feature_store import FeatureStore
+from ddpm_kedro.evaluation.features import FeatureExtractor, PrincipalComponents
 from ddpm_kedro.evaluation.memorisation import (
-    Neighbours,
+    Closeness,
+    copies,
     count_duplicates,
     excess_closeness,
-    kolmogorov_smirnov,
-    nearest_neighbours,
+    feature_closeness,
+    pixel_closeness,
 )
 from ddpm_kedro.evaluation.rows import spread
+from ddpm_kedro.evaluation.set_features import SetFeatures
+from ddpm_kedro.evaluation.sets import ComparedSets
 from ddpm_kedro.images.imageset import ImageSet
 
 Metrics = dict[str, Any]
 
-FLOOR_DRAWS = 16  # sets of real images whose score is averaged
 PERCENTILES = (1, 5, 50, 95)
 MOST_CLASSES = 20  # beyond this many, counts per class stay out of the flat metrics
 
 
 def check_shapes(samples: np.ndarray, train: ImageSet, test: ImageSet) -> None:
-    """Refuse what cannot be compared.
-
-    Raises:
-        InputError: samples, training images and held-out images are not uint8 (N, C, H, W) of one
-            shape, or one of them is empty.
-    """
+    """InputError where samples, training images and held-out images are not uint8 (N, C, H, W) of
+    one shape, or one of them has fewer than two."""
     sets = {"samples": samples, "train_images": train.images, "test_images": test.images}
     for name, images in sets.items():
         if images.dtype != np.uint8 or images.shape[1:] != train.images.shape[1:]:
@@ -50,99 +49,97 @@ def check_shapes(samples: np.ndarray, train: ImageSet, test: ImageSet) -> None:
 
 
 def distribution_metrics(
-    samples: np.ndarray,
-    train: ImageSet,
-    test: ImageSet,
     extractor: FeatureExtractor,
-    max_images: int | None = None,
+    sets: ComparedSets,
+    test: ImageSet,
     seed: int = 0,
+    device: torch.device | str = "cpu",
+    store: FeatureStore | None = None,
+) -> tuple[Metrics, SetFeatures]:
+    """Scores of the samples' features, each beside what real images score; where these are no
+    pixels, the Frechet distance of pixels besides. Returns the metrics and the features."""
+    features = SetFeatures.made(extractor, sets, test, store)
+    metrics = _scored(features, seed, device)
+    if not extractor.uses_pixels:
+        pixels = SetFeatures.made(PrincipalComponents(), sets, test)
+        metrics |= _scored(pixels, seed, device, ("frechet",), "pixels_")
+    return metrics | {"features": extractor.identity, "reference": sets.reference_name}, features
+
+
+def _scored(
+    features: SetFeatures,
+    seed: int,
+    device: torch.device | str,
+    names: tuple[str, ...] = SCORES,
+    prefix: str = "",
 ) -> Metrics:
-    """Frechet distance of samples against held-out images, and what real images would score.
-
-    The floor is the mean distance of random sets of training images, as many as there are samples,
-    to the same held-out images: the score of a perfect model. ``extractor`` is fitted on the
-    training images. ``max_images`` bounds how many of each set are used.
-    """
-    chosen = spread(train.images, max_images)
-    extractor.fit(chosen)
-    drawn = features_of(extractor, samples[:max_images])  # (n, d)
-    real = features_of(extractor, chosen)
-    held_out = Gaussian.of([features_of(extractor, spread(test.images, max_images))])
-    distance = frechet_distance(Gaussian.of([drawn]), held_out)
-    count = min(len(drawn), len(real))
-    floors = [
-        frechet_distance(Gaussian.of([part]), held_out) for part in real_sets(real, count, seed)
-    ]
-    floor = float(np.mean(floors))
-    return {
-        "features": extractor.identity,
-        "frechet_distance": distance,
-        "frechet_floor": floor,
-        "frechet_floor_std": float(np.std(floors)),
-        "frechet_floor_expected": expected_bias(
-            np.cov(real, rowvar=False).reshape(real.shape[1], -1), count, held_out.count
-        ),
-        "frechet_ratio": distance / floor if floor > 0 else None,
-    }
-
-
-def real_sets(real: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield random sets of `count` rows of `real`: what a perfect model's samples would be."""
-    generator = np.random.default_rng(seed)
-    for _ in range(1 if count == len(real) else FLOOR_DRAWS):
-        yield real[generator.permutation(len(real))[:count]]
+    if torch.device(device).type != "cuda":  # MPS has no float64
+        device = "cpu"
+    drawn, reference, pool = features.samples, features.reference, features.pool
+    found = distribution_scores(drawn, reference, pool, seed, names=names, device=device)
+    metrics: Metrics = {}
+    for name, standing in found.items():
+        metrics |= standing.metrics(f"{prefix}{name}")
+    return metrics
 
 
 def memorisation_metrics(
-    samples: np.ndarray, train: ImageSet, test: ImageSet, max_queries: int
-) -> tuple[Metrics, Neighbours, Neighbours]:
-    """Distances of samples to their nearest training image, against those of held-out images.
+    samples: np.ndarray,
+    train: ImageSet,
+    test: ImageSet,
+    most: int,
+    device: torch.device | str = "cpu",
+    features: SetFeatures | None = None,
+    sets: ComparedSets | None = None,
+) -> tuple[Metrics, dict[str, Closeness]]:
+    """Whether samples lie nearer to training images than held-out images do.
 
-    At most ``max_queries`` samples and as many held-out images are looked up, against all training
-    images. Returns the metrics, and the neighbours of the samples and of the held-out images.
+    In pixels at most `most` samples and held-out images are looked up among all training images,
+    also mirrored; in `features` of a network, where they are given, those of `sets`. Returns the
+    metrics and the nearest training images: in `pixels`, `pixels as they are`, and `features`.
     """
-    queries = samples[:max_queries], spread(test.images, max_queries)
-    found = nearest_neighbours(np.concatenate(queries), train.images)
-    of_samples, of_test = found[: len(queries[0])], found[len(queries[0]) :]
+    plain, mirrored = pixel_closeness(samples, train, test, most, device)
+    found = {"pixels": plain.or_mirrored(mirrored), "pixels as they are": plain}
     metrics: Metrics = {}
-    for name, distance in (("samples", of_samples.distance), ("held_out", of_test.distance)):
+    if features is not None and sets is not None:
+        found["features"] = feature_closeness(features, sets, len(samples), len(test), device)
+        metrics |= found["features"].near_copies() | found["pixels"].near_copies("pixels_")
+    else:
+        metrics |= found["pixels"].near_copies()
+    of_samples, of_test = found["pixels"].samples.distance, found["pixels"].held_out.distance
+    for name, distance in (("samples", of_samples), ("held_out", of_test)):
         for percent, value in zip(PERCENTILES, np.percentile(distance, PERCENTILES), strict=True):
             metrics[f"nearest_training_{name}_p{percent:02d}"] = float(value)
-    first, second = len(of_samples.distance), len(of_test.distance)
-    excess = excess_closeness(of_samples.distance, of_test.distance)
-    # One-sided test of Smirnov for two samples: P(excess > x) ~ exp(-2 x^2 nm / (n + m)).
-    limit = float(np.sqrt(np.log(1000) / 2 * (first + second) / (first * second)))
-    copies = int((of_samples.distance == 0).sum())
+    metrics |= copies(plain, mirrored)
     metrics |= {
-        "memorisation_excess": excess,
-        "memorisation_excess_limit": limit,
-        "memorisation_ks": kolmogorov_smirnov(of_samples.distance, of_test.distance),
-        "copies_of_training": copies,
-        "copies_in_held_out": int((of_test.distance == 0).sum()),
+        "memorisation_excess": excess_closeness(of_samples, of_test),
         "duplicate_samples": count_duplicates(samples),
-        "memorisation_suspected": excess > limit,
+        "memorisation_suspected": any(
+            metrics.get(f"{prefix}near_copies", 0) > metrics.get(f"{prefix}near_copies_limit", 0)
+            for prefix in ("", "pixels_")
+        ),
     }
-    return metrics, of_samples, of_test
+    return metrics, found
 
 
 def class_metrics(
-    train: ImageSet, test: ImageSet, of_samples: Neighbours, of_test: Neighbours
+    train: ImageSet, test: ImageSet, closeness: Closeness
 ) -> tuple[Metrics, dict[str, int]]:
     """How many samples look like each class: the class of their nearest training image.
 
-    ``nearest_label_accuracy`` is how often that rule is right on held-out images, which says how
+    `nearest_label_accuracy` is how often that rule is right on held-out images, which says how
     far the counts can be trusted. Returns the metrics and the counts by class name.
     """
     if train.labels is None or not train.classes:
         return {"skipped_classes": "the training images have no labels"}, {}
-    found = np.bincount(train.labels[of_samples.index], minlength=len(train.classes))
+    found = np.bincount(train.labels[closeness.samples.index], minlength=len(train.classes))
     counts = {name: int(count) for name, count in zip(train.classes, found, strict=True)}
     metrics: Metrics = {"classes_seen": int((found > 0).sum()), "num_classes": len(counts)}
     if test.labels is None:
         metrics["skipped_nearest_label_accuracy"] = "the held-out images have no labels"
     else:
-        labels = spread(test.labels, len(of_test.index))
-        metrics["nearest_label_accuracy"] = float((train.labels[of_test.index] == labels).mean())
+        right = train.labels[closeness.held_out.index] == test.labels[closeness.held_out_rows]
+        metrics["nearest_label_accuracy"] = float(right.mean())
     if len(counts) <= MOST_CLASSES:
         metrics |= {f"samples_of_{name}": count for name, count in counts.items()}
     else:
@@ -161,7 +158,7 @@ def denoising_metrics(
 ) -> tuple[Metrics, dict[str, Any]]:
     """Denoising loss on held-out and on training images, the same noise for both.
 
-    `of_loss` are the arguments by name of :func:`denoising_loss`. Returns the metrics and a figure
+    `of_loss` are the arguments by name of `denoising_loss`. Returns the metrics and a figure
     of the error against the level of noise.
     """
 

@@ -17,9 +17,9 @@ class EvaluationSettings(Settings):
     features: Option
     """What images are compared by: the chosen entry of `feature_extractors`."""
     max_images: Annotated[int, number(int, least=2)] | None
-    """Images of each set that it uses; None takes all."""
+    """Samples that are compared, with as many real images; None takes all."""
     neighbour_images: Annotated[int, number(int, least=2)]
-    """Samples, and held-out images, whose nearest training image is searched."""
+    """Samples, and held-out images, whose nearest training image is searched in pixels."""
     denoising_images: Count
     """Images of each split on which the denoising loss is measured."""
     noise_levels: Annotated[int, number(int, least=3)]
@@ -29,5 +29,5 @@ class EvaluationSettings(Settings):
     precision: Precision
     """Of the network's arithmetic in the denoising loss."""
     seed: Seed
-    """Of the noise and of the draws by which the floor of a distance is found."""
+    """Of the noise, and of the draws of real images that samples are compared with."""
     device: Device

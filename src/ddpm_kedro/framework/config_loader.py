@@ -23,11 +23,9 @@ class LayeredConfigLoader(OmegaConfigLoader):
     `optimizers.sgd.lr` and a user who says `optimizer=sgd` never hear of each other. Here the
     layers are merged as they are written, then resolved together. `conf/local` applies under
     every preset. Parameters merge key by key; any other file replaces whole top-level entries, as
-    in plain Kedro, unless `merge_strategy` says `soft` for it.
-
-    In the catalog `${parameters:key.subkey}` is the composed value of that parameter. InputError
-    where the environment has no folder, a file is not key: value lines, or a choice names no entry
-    of its table.
+    in plain Kedro, unless `merge_strategy` says `soft` for it. In the catalog
+    `${parameters:key.subkey}` is the composed value of that parameter. InputError where the
+    environment has no folder, a file is not key: value lines, or a choice names no entry.
     """
 
     def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -74,9 +72,9 @@ class LayeredConfigLoader(OmegaConfigLoader):
         if key == "parameters":
             layers.append(dict(self.runtime_params or {}))
             if self.restrict_runtime_params_type_selection:
-                for path, _ in walk(layers[-1]):
-                    if path.rpartition(".")[2] == "type":
-                        raise InputError(f"{path}: parameters from a request may not name a type")
+                named = (path for path, _ in walk(layers[-1]) if path.split(".")[-1] == "type")
+                if (path := next(named, None)) is not None:
+                    raise InputError(f"{path}: parameters from a request may not name a type")
             first_of_user = 1 if local_path == env_path else 2
             return compose(layers[:first_of_user], layers[first_of_user:])
         soft = self.merge_strategy.get(key) == "soft"

@@ -26,23 +26,22 @@ class RunSummary:
 
     def __init__(self) -> None:
         self._saved: set[str] = set()
-        self._ratio: float | None = None
+        self._verdict: str | None = None
 
     @hook_impl
     def before_pipeline_run(self) -> None:
-        self._saved, self._ratio = set(), None
+        self._saved, self._verdict = set(), None
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         self._saved.add(dataset_name)
         if dataset_name == "metrics" and isinstance(data, Mapping):
-            self._ratio = data.get("frechet_ratio")  # None where it could not be measured
+            self._verdict = data.get("verdict")
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self, pipeline: Any, catalog: Any) -> None:
-        if self._ratio is not None:
-            words = "score: Frechet distance %.2f times that of real images (1 is as good as real)"
-            LOGGER.info(words, self._ratio)
+        if self._verdict is not None:
+            LOGGER.info("verdict: %s", self._verdict)
         for name, title in _LOOKED_AT.items():
             if name in self._saved:
                 LOGGER.info("%s: %s", title, shown_path(catalog, name))

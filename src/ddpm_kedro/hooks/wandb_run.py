@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,10 @@ class WandbHook:
         text = yaml.safe_dump(parameters, sort_keys=False, allow_unicode=True)
         self._recording.text_file("parameters", "parameters.yml", "parameters", text)
         if trains:
-            self._attach()
+            with _spared(_TRACKER):
+                tracker = catalog.load(_TRACKER)
+                tracker.attach(self._recording)
+                self._tracker = tracker
 
     @hook_impl
     def after_dataset_loaded(self, dataset_name: str, data: Any) -> None:
@@ -99,14 +103,6 @@ class WandbHook:
         """End the run after Ctrl-C (130) or SIGTERM (143), of which our session tells us."""
         self._end(exit_code)
 
-    def _attach(self) -> None:
-        try:
-            tracker = self._catalog.load(_TRACKER)
-            tracker.attach(self._recording)
-            self._tracker = tracker
-        except Exception as error:
-            _skip(_TRACKER, error)
-
     def _end(self, exit_code: int) -> None:
         recording, self._recording = self._recording, None
         tracker, self._tracker = self._tracker, None
@@ -118,28 +114,25 @@ class WandbHook:
         self._catalog = None
 
     def _log(self, name: str, data: Any, kinds: Collection[str]) -> None:
-        """Log what was loaded or saved if its mark is one of `kinds`; a failure is a warning."""
+        """Log what was loaded or saved if its mark is one of `kinds`."""
         mark = _mark(self._catalog, name)
         if mark.get("type") not in kinds:
             return
-        try:
+        with _spared(name):
             if mark["type"] == "image":
                 self._log_image(name, data)
             elif mark["type"] == "metrics":
                 metrics = data if isinstance(data, Mapping) else self._catalog.load(name)
                 self._recording.summary({name: numbers(metrics)})
             else:
-                dataset, facts = self._catalog[name], {}
-                path = path_of(dataset)
+                path, facts = path_of(self._catalog[name]), {}
                 if isinstance(data, Receipt):
                     path, facts = data.path, numbers(data.facts)
                 if path is None:
-                    kind = type(dataset).__name__
+                    kind = type(self._catalog[name]).__name__
                     raise TypeError(f"{kind} is no local file, so no artifact")
                 kind = "model" if mark["type"] == "model" else name
                 self._recording.file(name, path, kind, mark.get("aliases", ()), facts)
-        except Exception as error:
-            _skip(name, error)
 
     def _log_image(self, name: str, data: Any) -> None:
         if name in self._seen_images:
@@ -170,8 +163,13 @@ def _mark(catalog: Any, name: str) -> Mapping[str, Any]:
     return metadata.get("wandb") or {}
 
 
-def _skip(name: str, error: Exception) -> None:
-    LOGGER.warning("W&B: %s is not logged: %s: %s", name, type(error).__name__, error)
+@contextlib.contextmanager
+def _spared(name: str) -> Iterator[None]:
+    """What cannot be logged is one warning, and the run goes on."""
+    try:
+        yield
+    except Exception as error:
+        LOGGER.warning("W&B: %s is not logged: %s: %s", name, type(error).__name__, error)
 
 
 def _picture(data: Any, num_images: int) -> Image.Image | None:

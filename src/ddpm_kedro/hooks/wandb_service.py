@@ -140,8 +140,7 @@ def begin(
         "config": dict(config),
     }
     run = _begin_online(settings, key, arguments) if mode != "offline" else None
-    if run is None:
-        run = wandb.init(**arguments, mode="offline", settings=_settings(settings))
+    run = run or wandb.init(**arguments, mode="offline", settings=_settings(settings))
     run.define_metric(X_AXIS)
     run.define_metric("*", step_metric=X_AXIS)
     if run.offline:

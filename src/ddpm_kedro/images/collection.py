@@ -37,7 +37,7 @@ class FileCollection(ABC):
     def __init__(self, path: Path) -> None:
         self.path = path
         members = [PurePosixPath(name) for name in self._names()]
-        members = [m for m in members if not any(map(_is_hidden, m.parts))]
+        members = [m for m in members if not any(p[0] == "." or p == "__MACOSX" for p in m.parts)]
         self.members = sorted(m for m in members if m.suffix.lower() in IMAGE_SUFFIXES)
         self.num_ignored = len(members) - len(self.members)
 
@@ -123,10 +123,6 @@ def open_collection(path: Path) -> FileCollection:
     except (*_BROKEN_ARCHIVE, OSError) as error:
         raise InputError(f"image_path={path}: the archive is broken ({error})") from error
     raise InputError(f"image_path={path} is neither a folder nor a zip or tar archive of images")
-
-
-def _is_hidden(part: str) -> bool:
-    return part.startswith(".") or part == "__MACOSX"
 
 
 def _refuse(error: Exception) -> NoReturn:

@@ -17,8 +17,10 @@ from ddpm_kedro.evaluation.cards import (
     has_training_log,
 )
 from ddpm_kedro.evaluation.evaluate import evaluate
+from ddpm_kedro.evaluation.feature_store import FeatureStore
 from ddpm_kedro.evaluation.report import render_report
 from ddpm_kedro.evaluation.settings import EvaluationSettings
+from ddpm_kedro.evaluation.verdict import training_facts
 from ddpm_kedro.images.imageset import ImageSet
 
 
@@ -28,16 +30,24 @@ def evaluate_samples(
     train_images: ImageSet,
     test_images: ImageSet,
     model: Model,
+    training_log: Sequence[Mapping[str, Any]],
+    training_card: Mapping[str, Any] | None,
+    feature_store: FeatureStore,
     parameters: EvaluationSettings,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Metrics, flat numbers, see `evaluation.metric_names`, and diagnostics, plain
     data for the report, what the model is included, and what was judged. InputError where samples,
-    model and training images do not belong together."""
+    model, training images and training log do not belong together."""
     check_samples(samples_card, samples, model, train_images)
-    metrics, diagnostics = evaluate(samples, train_images, test_images, model.denoiser, parameters)
+    if not has_training_log(training_card, samples_card["model"]):
+        training_log = []
+    training = training_facts(training_log, model.spec.provenance, samples_card["weights"])
+    metrics, diagnostics = evaluate(
+        samples, train_images, test_images, model.denoiser, parameters, feature_store, training
+    )
     # An infinite argument becomes its name: the file is JSON, which has no infinity.
     spec = json.loads(json.dumps(model.spec.to_dict()), parse_constant=str)
-    evaluated = evaluation_card(samples_card, metrics, train_images)
+    evaluated = evaluation_card(samples_card, metrics, train_images, diagnostics.pop("scored"))
     return metrics, {**diagnostics, "model": spec, "evaluated": evaluated}
 
 

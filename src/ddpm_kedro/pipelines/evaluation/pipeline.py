@@ -8,11 +8,14 @@ from ddpm_kedro.pipelines.evaluation.nodes import evaluate_samples, write_report
 
 
 def create_pipeline() -> Pipeline:
-    """samples, images, model -> metrics, diagnostics -> report."""
+    """samples, images, model, training log -> metrics, diagnostics -> report."""
     images, log = ["train_images", "test_images"], ["training_log", "sample_previews"]
     evaluate = node(
         evaluate_samples,
-        inputs=["samples", "samples_card", *images, "model", "params:evaluation"],
+        inputs=[
+            *("samples", "samples_card", *images, "model", "training_log", "training_card"),
+            *("feature_store", "params:evaluation"),
+        ],
         outputs=["metrics", "diagnostics"],
         name="evaluate_samples",
         tags=["gpu"],
