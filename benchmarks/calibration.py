@@ -162,7 +162,7 @@ def section(result: Mapping[str, Any]) -> str:
                         _named(name, cells[0][name], sizes[0]),
                         *(_scored(cells[0][name], score) for score in scores),
                         _copies(cells[0][name]),
-                        *(_told(data, name, of_size.get(name)) for of_size in cells),
+                        *(_told(data, name, of_size) for of_size in cells),
                     ]
                     for name in cells[0]
                 ],
@@ -192,11 +192,14 @@ def _copies(cell: Mapping[str, Any]) -> str:
     )
 
 
-def _told(data: str, name: str, cell: Mapping[str, Any] | None) -> str:
-    if cell is None:
+def _told(data: str, name: str, cells: Mapping[str, Any]) -> str:
+    """Whether a score tells it that does not tell real images of the same draw as well."""
+    if name not in cells:
         return "not run"
-    if cell["told_by"]:
+    if name != PERFECT and set(cells[name]["told_by"]) - set(cells[PERFECT]["told_by"]):
         return "yes"
+    if name == PERFECT and cells[name]["told_by"]:
+        return f"by chance: {', '.join(cells[name]['told_by'])}"
     return "no, as listed" if name in INVISIBLE[data] else "**no**"
 
 
@@ -208,6 +211,17 @@ def _unseen(data: str, cells: Mapping[str, Any]) -> list[str]:
         if name != PERFECT
     ]
     return ["Listed beforehand as invisible:\n\n" + "\n".join(lines)] if lines else []
+
+
+def intervals(result: Mapping[str, Any]) -> str:
+    """The part of the page on what `score_coverage.py` found."""
+    rows = [
+        [row["score"], row["n"], f"{row['held']} of {row['draws']}", row["floor_below"],
+         row["floor_above"], f"{row['z_within_2']} of {row['draws']}"]
+        for row in result["rows"]
+    ]  # fmt: skip
+    head = ["score", "n", "intervals that hold the floor", "floor below", "above", "z within 2"]
+    return f"{where(result)}\n\n{markdown_table(head, rows)}"
 
 
 def finished(path: Path, protocols: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,6 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(text)
     if options.results == RESULTS:
         replace_section(PAGE, "calibration", text)
+        if (of_intervals := RESULTS / "score_coverage.json").exists():
+            found = intervals(json.loads(of_intervals.read_text()))
+            replace_section(PAGE, "score coverage", found)
     if wrong := faults(done):
         raise SystemExit("\n".join(wrong))
 
