@@ -208,7 +208,7 @@ def _unseen(data: str, cells: Mapping[str, Any]) -> list[str]:
     lines = [
         f"- {name}: {reason}." + (" Told all the same." if cells[name]["told_by"] else "")
         for name, reason in INVISIBLE[data].items()
-        if name != PERFECT
+        if name != PERFECT and name in cells
     ]
     return ["Listed beforehand as invisible:\n\n" + "\n".join(lines)] if lines else []
 
