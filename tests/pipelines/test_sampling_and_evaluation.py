@@ -143,7 +143,7 @@ def catalog(tmp_path: Path) -> DataCatalog:
             ),
             "sample_grid": PictureFile(filepath=str(tmp_path / "sample_grid.png")),
             "metrics": MetricsFile(filepath=str(tmp_path / "metrics.json")),
-            "feature_store": MemoryDataset(FeatureStore(tmp_path / "features"), copy_mode="assign"),
+            "diagnostics": DiagnosticsFile(filepath=str(tmp_path / "diagnostics.json")),
             "report": TextFile(filepath=str(tmp_path / "report.html")),
         }
     )
