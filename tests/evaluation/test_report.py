@@ -157,7 +157,9 @@ def test_each_score_stands_beside_what_real_images_score() -> None:
     metrics, diagnostics = judged(drawn(30, seed=3)[0])
     metrics = unscored(metrics) | SCORED
     metrics |= standing("mind", 1234.5, interval=20.0, ratio=123.45) | standing("coverage", 0.5)
-    diagnostics["evaluated"] = {"stamp": {"features": "lite <0>", "versions": {"torch": "2.15"}}}
+    diagnostics["evaluated"] = {
+        "stamp": {"stamp": "3f9a", "features": "lite <0>", "versions": {"torch": "2.15"}}
+    }
     page = rendered(metrics=metrics, diagnostics=diagnostics)
     table = page[page.index('<table class="scores">') :]
     table = table[: table.index("</table>")]
@@ -167,7 +169,7 @@ def test_each_score_stands_beside_what_real_images_score() -> None:
         assert text in table
     assert table.count('data-name="times"></td>') == 1  # coverage has no ratio
     assert "compared with\n30 held-out images by efficientnet_lite0 96px" in page
-    assert "3f9a: features lite &lt;0&gt;; versions.torch 2.15." in page
+    assert "of the same\nstamp 3f9a; features lite &lt;0&gt;; versions.torch 2.15." in page
     assert "<b>123\u00d7</b><span>MIND of real images" in page
 
     assert "<code>mind</code>" in page

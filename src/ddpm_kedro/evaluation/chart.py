@@ -9,13 +9,12 @@ from typing import Any
 
 
 def chart(figure: dict[str, Any]) -> dict[str, Any]:
-    """What the report's template draws of a figure of :mod:`ddpm_kedro.evaluation.curves`.
+    """What the report's template draws of a figure of `evaluation.curves`.
 
-    Returns:
-        ``title``, ``x_title``, ``y_title``; ``lines``, each with its ``name``, its ``kind`` ("c0",
-        "c1" ... in their order, or "faint") and an SVG ``path`` (of one point: a dot), none where
-        there are no points; ``x_ticks`` and ``y_ticks``, pairs of place and text. Places are in
-        per cent of the plot from its upper left corner.
+    `title`, `x_title`, `y_title`; `lines`, each with its `name`, its `kind` ("c0", "c1" ... in
+    their order, or "faint") and an SVG `path` (of one point: a dot), none where there are no
+    points; `x_ticks` and `y_ticks`, pairs of place and text. Places are in per cent of the plot
+    from its upper left corner.
     """
     traces = [trace for trace in figure["data"] if trace["x"]]
     layout = figure["layout"]
@@ -61,11 +60,9 @@ def _path(x: Iterable[float], y: Iterable[float]) -> str:
 class Axis:
     """Maps values to places, 0 to 100.
 
-    Args:
-        values: finite numbers, all > 0 on a logarithmic axis; their range, and a little more at
-            both ends, is the axis's. None are as one zero.
-        logarithmic: equal factors are equal distances.
-        falling: larger values have smaller places.
+    The axis's range is that of the finite `values`, all > 0 on a logarithmic axis, and a little
+    more at both ends; none are as one zero. On a `logarithmic` axis equal factors are equal
+    distances; on a `falling` one larger values have smaller places.
     """
 
     def __init__(
@@ -81,7 +78,7 @@ class Axis:
         return math.log10(value) if self.logarithmic else value
 
     def place(self, value: float) -> float:
-        """Where ``value`` is drawn."""
+        """Where `value` is drawn."""
         place = 100 * (self._scaled(value) - self.low) / (self.high - self.low)
         return 100 - place if self.falling else place
 

@@ -24,7 +24,7 @@ def figure(
     log_y: bool = False,
     faint: Iterable[str] = (),
 ) -> Figure:
-    """A figure with one line for each of ``curves``, name -> (x (n,), y (n,)).
+    """A figure with one line for each of `curves`, name -> (x (n,), y (n,)).
 
     Points that are not finite (or not positive on a logarithmic axis) are left out, and of more
     than `MOST_POINTS` that many are kept, evenly. Names in `faint` are drawn thin, behind the

@@ -142,9 +142,9 @@ def _training_facts(record: Mapping[str, Any]) -> list[str]:
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the leaves of nested mappings as (``dotted.key``, text), in their order.
+    """Yield the leaves of nested mappings as (`dotted.key`, text), in their order.
 
-    A mapping with a ``type`` (an option) is one leaf: ``DDIM(num_steps=50)``.
+    A mapping with a `type` (an option) is one leaf: `DDIM(num_steps=50)`.
     """
     for key, value in tree.items():
         if isinstance(value, Mapping) and "type" not in value:
