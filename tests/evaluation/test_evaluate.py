@@ -14,8 +14,8 @@ from ddpm_kedro.evaluation.distribution import SCORES
 from ddpm_kedro.evaluation.feature_store import FeatureStore
 from ddpm_kedro.evaluation.features import FeatureExtractor
 from ddpm_kedro.evaluation.metric_names import explanation
-from ddpm_kedro.evaluation.rows import spread
 from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.images.rows import spread
 
 
 def test_new_images_of_the_same_kind_score_the_floor() -> None:
