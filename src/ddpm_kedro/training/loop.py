@@ -109,11 +109,8 @@ class TrainingRun:
 
     def __call__(self, asked_to_stop: Callable[[], int]) -> Outcome:
         """Train until the budget or the time is used up, or `asked_to_stop`, called at every step,
-        gives the number of a signal that came (else 0).
-
-        Raises:
-            InputError: too many updates in a row were skipped, or the disk failed.
-        """
+        gives the number of a signal that came (else 0). InputError where too many updates in a row
+        were skipped, or the disk failed."""
         state, settings, agreement = self.state, self.settings, Agreement(self.team)
         signum, time_is_up = 0, False
         most_seconds = math.inf if settings.max_minutes is None else 60 * settings.max_minutes
@@ -256,11 +253,8 @@ def device_of(settings: TrainingSettings, team: Team) -> torch.device:
 
 
 def initial_weights(path: str, network: nn.Module) -> dict[str, Tensor]:
-    """The averaged weights in the model file ``init_from``; nothing that it names is built.
-
-    Raises:
-        InputError: it is no whole model file, or its weights do not fit ``network``.
-    """
+    """The averaged weights in the model file at `path`; nothing that it names is built. InputError
+    where it is no whole model file, or its weights do not fit `network`."""
     try:
         _, tensors = read_model_file(Path(path))
     except InputError as error:

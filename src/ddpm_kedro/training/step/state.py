@@ -104,7 +104,7 @@ class LearningState:
 
     @contextmanager
     def averaged(self, index: int = 0) -> Iterator[None]:
-        """Put average number ``index`` in the network's place; nothing is copied or changed."""
+        """Put average number `index` in the network's place; nothing is copied or changed."""
         raw = [parameter.data for parameter in self.parameters]
         try:
             for parameter, values in zip(self.parameters, self.ema.averages[index], strict=True):
