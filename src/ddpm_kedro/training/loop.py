@@ -28,7 +28,7 @@ from ddpm_kedro.training.step.data_feed import DataFeed, EpochOrder
 from ddpm_kedro.training.step.generators import derived_seed, own_generators
 from ddpm_kedro.training.step.held_out import HeldOutLoss, split_rows
 from ddpm_kedro.training.step.memory import FittingStep
-from ddpm_kedro.training.step.state import LearningState
+from ddpm_kedro.training.step.state import LearningState, under
 from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.workers.team import Agreement, Team, newest_of_all
@@ -259,7 +259,7 @@ def initial_weights(path: str, network: nn.Module) -> dict[str, Tensor]:
         _, tensors = read_model_file(Path(path))
     except InputError as error:
         raise InputError(f"training.init_from: {error}") from error
-    weights = {name.removeprefix("ema/"): tensors[name] for name in tensors if name[:4] == "ema/"}
+    weights = under(tensors, "ema/")
     if not weights:
         raise InputError(
             f"training.init_from={path}: it has no weights 'ema'; give a model file of this program"

@@ -146,10 +146,9 @@ class GraphedStep:
             with torch.cuda.stream(self._stream):
                 self._step(images, labels)
             current.wait_stream(self._stream)
+        elif self._graph is None and not self._capture(images, labels):
+            self._step(images, labels)
         else:
-            if self._graph is None and not self._capture(images, labels):
-                self._step(images, labels)
-                return
             assert self._graph is not None
             assert self._inputs is not None
             self._inputs[0].copy_(images, non_blocking=True)

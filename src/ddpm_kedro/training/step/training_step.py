@@ -59,7 +59,6 @@ class TrainingStep:
         self.draw = self.draws_of
         self.augmentation = build(settings.augmentation)
         self.timesteps = build(settings.timesteps)
-        self.timesteps.check(state.model.denoiser.schedule)
         self.schedule = state.model.denoiser.schedule
         # The schedule's table goes to the device now: inside a compiled loss its first use would
         # be a guard that fails at the next step, which compiles everything once more.
