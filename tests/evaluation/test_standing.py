@@ -48,6 +48,13 @@ def test_a_floor_that_does_not_vary_is_met_or_not() -> None:
     assert (met, missed, beaten) == (0.0, math.inf, -math.inf)
 
 
+def test_a_share_is_known_to_one_image_at_best() -> None:
+    # All sets of real images cover everything: one image less is nothing to speak of.
+    missed = Standing.of(0.999, [1.0] * 20, 0.0, 1000, 5000, larger_is_better=True)
+    assert missed.word == "indistinguishable"
+    assert Standing.of(0.9, [1.0] * 20, 0.0, 1000, 5000, larger_is_better=True).word == "far"
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_a_perfect_model_has_a_z_of_unit_variance_from_a_pool_of_any_size(share: float) -> None:
     # Means of n numbers: fresh ones, beside those of 20 subsets of a pool that is drawn anew too.

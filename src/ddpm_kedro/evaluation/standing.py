@@ -62,6 +62,8 @@ class Standing:
         # Subsets of a finite pool vary less than fresh sets, by 1 - share of the variance; and the
         # floor itself is uncertain: by the pool, which is finite, and by the few subsets of it.
         fresh = float(np.std(floors, ddof=1)) / math.sqrt(1 - share)
+        if larger_is_better:  # a share of the images, known to one of them at best
+            fresh = max(fresh, 1 / count)
         of_floor = fresh * math.sqrt(share + (1 - share) / len(floors))
         floor_std = math.hypot(fresh, of_floor)
         excess = (floor - value) if larger_is_better else (value - floor)
