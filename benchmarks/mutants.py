@@ -5,8 +5,9 @@
 `mutants.toml` lists exact replacements in src/ddpm_kedro and the test files that are to fail. One
 at a time is made in a temporary copy of the repository; a mutant is killed when a test of its files
 fails (an error while tests are collected does not count, a run over the time limit does and is
-reported as such). Before that the unchanged copy must pass all of these files. With no words, the
-report goes to docs/mutants.md and benchmarks/results/mutants.json.
+reported as such). Before that the unchanged copy must pass all of these tests. With no words, the
+report goes to docs/mutants.md and benchmarks/results/mutants.json; with --changed it does too,
+and faults whose entry is as it was at the last report keep their outcome and its date.
 
 Exits with 1 if a mutant survives. It forks one child per mutant, so it needs Linux or macOS.
 """
@@ -29,7 +30,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -39,6 +40,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_suffix(".toml")
+RESULTS = ROOT / "benchmarks/results/mutants.json"
 PACKAGE = Path("src/ddpm_kedro")
 COPIED = ("src", "tests", "conf", "pyproject.toml")
 SECONDS_PER_MUTANT = 120
@@ -85,15 +87,21 @@ class Verdict:
         outcome: "passed", "failed", "not collected", "timed out" or "crashed".
         test: the first test that failed.
         seconds: taken.
+        date: the day, UTC.
     """
 
     outcome: str
     test: str
     seconds: float
+    date: str
 
     @property
     def killed(self) -> bool:
         return self.outcome in ("failed", "timed out")
+
+
+def today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 class Listener:
@@ -151,7 +159,7 @@ def run_tests(root: Path, tests: Iterable[str], limit_seconds: float, log: Path)
     if child.is_alive() and outcome[0] == "timed out":
         os.killpg(child.pid, 9)
     child.join()
-    return Verdict(*outcome, round(time.monotonic() - started_at, 2))
+    return Verdict(*outcome, round(time.monotonic() - started_at, 2), today())
 
 
 def read_table() -> list[Mutant]:
@@ -173,6 +181,24 @@ def read_table() -> list[Mutant]:
     return mutants
 
 
+def earlier_verdicts() -> dict[Mutant, Verdict]:
+    """Those of the last report that were killed by a test that is still there."""
+    last = json.loads(RESULTS.read_text())
+    verdicts = {}
+    for row in last["results"]:
+        row = {"date": last["date"], **row, "tests": tuple(row["tests"])}
+        mutant, verdict = (
+            kind(**{field.name: row[field.name] for field in fields(kind)})
+            for kind in (Mutant, Verdict)
+        )
+        file, *names = verdict.test.partition("[")[0].split("::")
+        path = ROOT / file
+        is_there = path.is_file() and f"def {names[-1]}(" in path.read_text()
+        if verdict.killed and (is_there or not verdict.test):
+            verdicts[mutant] = verdict
+    return verdicts
+
+
 def copy_repository(target: Path) -> None:
     """What the tests need, without leftovers."""
     for name in COPIED:
@@ -187,7 +213,7 @@ def copy_repository(target: Path) -> None:
 def report(results: list[tuple[Mutant, Verdict]], seconds: float) -> None:
     """Write docs/mutants.md and benchmarks/results/mutants.json."""
     facts = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": today(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -199,15 +225,18 @@ def report(results: list[tuple[Mutant, Verdict]], seconds: float) -> None:
         "killed_by_time_limit": sum(verdict.outcome == "timed out" for _, verdict in results),
     }
     rows = [{**asdict(mutant), **asdict(verdict)} for mutant, verdict in results]
-    path = ROOT / "benchmarks/results/mutants.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({**facts, "results": rows}, indent=1) + "\n")
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({**facts, "results": rows}, indent=1) + "\n")
 
+    days = Counter(verdict.date for _, verdict in results)
+    planted = ", ".join(f"{count} on {day}" for day, count in sorted(days.items(), reverse=True))
     lines = [
         "# Planted faults",
         "",
         f"{facts['killed']} of {facts['mutants']} killed, {facts['killed_by_time_limit']} of them "
-        f"by the time limit ({facts['date']}, Python {facts['python']}, torch {facts['torch']}).",
+        f"by the time limit ({facts['date']}, Python {facts['python']}, torch {facts['torch']}). "
+        f"Planted: {planted}"
+        + ("; the code around a replacement may have changed since." if len(days) > 1 else "."),
         "",
         "Each fault below is planted by itself in a copy of the code (`benchmarks/mutants.toml` "
         "has the exact replacements), and the ordinary tests of its module must fail. "
@@ -235,41 +264,60 @@ def report(results: list[tuple[Mutant, Verdict]], seconds: float) -> None:
     (ROOT / "docs/mutants.md").write_text("\n".join(lines) + "\n")
 
 
-def main() -> None:
-    """Plant every fault (or those with one of the words), one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("words", nargs="*", help="try only faults that contain one of these")
-    parser.add_argument("--trust", action="store_true", help="skip the run of the unchanged code")
-    arguments = parser.parse_args()
-    mutants = read_table()
-    if arguments.words:
-        mutants = [m for m in mutants if any(word in m.fault for word in arguments.words)]
-    started_at = time.monotonic()
+def plant(mutants: list[Mutant], trust: bool) -> dict[Mutant, Verdict]:
+    """Try one after the other in a copy, after the unchanged code unless that is trusted."""
+    verdicts = {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         root, log = Path(folder).resolve() / "copy", Path(folder) / "log.txt"
         copy_repository(root)
-        if not (arguments.words and arguments.trust):
-            tests = sorted({t.partition("::")[0] for mutant in mutants for t in mutant.tests})
+        if not trust:
+            tests = sorted({test for mutant in mutants for test in mutant.tests})
             verdict = run_tests(root, tests, SECONDS_UNCHANGED, log)
             print(f"unchanged: {verdict.outcome} {verdict.test} ({verdict.seconds:.0f} s)")
             if verdict.outcome != "passed":
                 sys.exit(log.read_text()[-4000:])
-        results = []
         for number, mutant in enumerate(mutants, 1):
             text = mutant.apply(root)
             verdict = run_tests(root, mutant.tests, SECONDS_PER_MUTANT, log)
             (root / mutant.path).write_text(text)
-            results.append((mutant, verdict))
+            verdicts[mutant] = verdict
             word = "killed" if verdict.killed else f"SURVIVED ({verdict.outcome})"
             print(
                 f"{number}/{len(mutants)} {word}: {mutant.fault} [{verdict.test}, "
                 f"{verdict.seconds:.1f} s]",
                 flush=True,
             )
-    if not arguments.words:
+    return verdicts
+
+
+def main() -> None:
+    """Plant every fault (or those that are asked for), one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", help="try only faults that contain one of these")
+    parser.add_argument("--trust", action="store_true", help="skip the run of the unchanged code")
+    parser.add_argument(
+        "--changed",
+        action="store_true",
+        help="try those too whose entry is new or changed since the report, and write the report "
+        "with the earlier outcome of the others",
+    )
+    arguments = parser.parse_args()
+    mutants = read_table()
+    reports = arguments.changed or not arguments.words
+    earlier = earlier_verdicts() if arguments.changed else {}
+    chosen = [
+        mutant
+        for mutant in mutants
+        if any(word in mutant.fault for word in arguments.words)
+        or (reports and mutant not in earlier)
+    ]
+    started_at = time.monotonic()
+    verdicts = plant(chosen, arguments.trust and not reports)
+    if reports:
+        results = [(mutant, (earlier | verdicts)[mutant]) for mutant in mutants]
         report(results, time.monotonic() - started_at)
-    survivors = [mutant.fault for mutant, verdict in results if not verdict.killed]
-    print(f"{len(results) - len(survivors)} of {len(results)} killed")
+    survivors = [mutant for mutant, verdict in verdicts.items() if not verdict.killed]
+    print(f"{len(verdicts) - len(survivors)} of {len(verdicts)} killed")
     sys.exit(bool(survivors))
 
 

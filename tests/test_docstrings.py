@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "ddpm_kedro"
-MODULES = sorted(PACKAGE.rglob("*.py"))
-# Rooms that speak it; "" are the modules at the top
-ROOMS = ("", "images", "datasets", "diffusion", "evaluation", "framework", "hooks", "pipelines")
+MODULES = [
+    pytest.param(path, id=path.relative_to(PACKAGE).as_posix())
+    for path in sorted(PACKAGE.rglob("*.py"))
+]
 
 FOREIGN = {
     "a section": re.compile(r"^\s*(Args|Arguments|Attributes|Raises|Returns|Yields)\s*:\s*$", re.M),
@@ -20,16 +21,6 @@ FOREIGN = {
     "a role": re.compile(r":[a-z:]+:`"),
 }
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
-
-
-def modules(rooms: tuple[str, ...] | None = None) -> list[object]:
-    """The modules of some rooms, or all."""
-    named = {path.relative_to(PACKAGE).as_posix(): path for path in MODULES}
-    return [
-        pytest.param(path, id=name)
-        for name, path in named.items()
-        if rooms is None or name.rpartition("/")[0].partition("/")[0] in rooms
-    ]
 
 
 def foreign(text: str) -> list[str]:
@@ -55,12 +46,12 @@ def assembled(text: str) -> Iterator[int]:
                 yield node.lineno
 
 
-@pytest.mark.parametrize("path", modules(ROOMS))
+@pytest.mark.parametrize("path", MODULES)
 def test_docstrings_are_prose(path):
     assert foreign(path.read_text()) == []
 
 
-@pytest.mark.parametrize("path", modules())
+@pytest.mark.parametrize("path", MODULES)
 def test_logging_fills_in_its_words(path):
     assert list(assembled(path.read_text())) == []
 

@@ -14,8 +14,8 @@ from ddpm_kedro.evaluation.distribution import SCORES
 from ddpm_kedro.evaluation.feature_store import FeatureStore
 from ddpm_kedro.evaluation.features import FeatureExtractor
 from ddpm_kedro.evaluation.metric_names import explanation
-from ddpm_kedro.evaluation.rows import spread
 from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.images.rows import spread
 
 
 def test_new_images_of_the_same_kind_score_the_floor() -> None:
@@ -103,7 +103,9 @@ def test_copies_are_found_in_features_where_these_are_a_networks(tmp_path: Path)
     assert metrics["mirrored_copies_of_training"] == 20
     assert metrics["copies_of_training"] == 0
     assert [pair["mirrored"] for pair in diagnostics["closest"]] == [True] * 8
-    assert {pair["sample"] % 10 for pair in diagnostics["closest"]} == {0}
+    for pair in diagnostics["closest"]:
+        assert pair["training"] == 50 + pair["sample"] / 10
+        assert pair["grey_levels"] == 0.0
     assert all(np.isfinite(metrics[name]) for name in ("pixels_frechet", "pixels_frechet_z"))
     assert "nearest_training_features" in diagnostics["figures"]
     for name in metrics:

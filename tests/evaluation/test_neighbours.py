@@ -47,6 +47,17 @@ def test_distances_that_float32_cannot_tell_apart_are_told_apart() -> None:
     assert found.distance[0] == np.sqrt(255**2 * (query.size - 1) / query.size)
 
 
+def test_the_nearest_of_many_that_are_almost_equal_is_found() -> None:
+    generator = np.random.default_rng(1)
+    queries = generator.integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
+    base = generator.integers(1, 255, (1, 3, 32, 32))
+    references = (base + generator.integers(-1, 2, (400, 3, 32, 32)) * (base > 250)).astype(
+        np.uint8
+    )
+    found = nearest_neighbours(queries, references)[0]
+    np.testing.assert_array_equal(found.index, table_of(queries, references).argmin(axis=1))
+
+
 def test_a_copy_is_at_distance_zero_exactly() -> None:
     references = random_images(40, seed=2)
     rows = [3, 17, 39]

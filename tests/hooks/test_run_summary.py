@@ -85,7 +85,10 @@ SCORED = {"mind_ratio": 1.789, "mind_z": 20.31, "mind_verdict": "far"}
 def test_the_end_names_the_score_the_picture_the_report_and_what_to_type(last_lines):
     with typed():
         lines = last_lines({"sample_grid": "", "metrics": SCORED, "report": ""})
-    assert lines[0] == "score: MIND 1.79 times that of real images, 20.3 deviations off: far"
+    assert (
+        lines[0]
+        == "score: MIND 1.79 times that of real images, 20.3 deviations off (up to 2 is chance)"
+    )
     assert lines[1:3] == ["picture: data/grid.png", "report: data/report.html"]
     assert lines[3].startswith("next: `kedro viz run`")
     assert len(lines) == 4

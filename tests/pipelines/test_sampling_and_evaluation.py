@@ -165,8 +165,7 @@ def test_both_stages_write_what_the_contract_names(catalog: DataCatalog, tmp_pat
     assert metrics["num_samples"] == 10
     assert metrics["features"] == "pixels: 4 principal components"
     assert metrics["samples_of_even"] + metrics["samples_of_odd"] == 10
-    assert metrics["recall_z"] is None  # ten random images have all the others around them
-    assert "nothing is known of chance" in metrics["skipped_recall_z"]
+    assert all(isinstance(value, (int, float, str)) for value in metrics.values())
     diagnostics = json.loads((tmp_path / "diagnostics.json").read_text())
     stamp = diagnostics["evaluated"]["stamp"]
     assert stamp["stamp"] == metrics["stamp"]

@@ -10,8 +10,9 @@ from ddpm_kedro.datasets.local_entry import LocalEntry, PublishedFile, writing
 from ddpm_kedro.datasets.report_files import encoded
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
-from ddpm_kedro.images.grid import make_grid, spread
+from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.images.rows import spread
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import ImagePreview

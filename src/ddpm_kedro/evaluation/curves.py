@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_kedro.evaluation.denoising_loss import DenoisingLoss
-from ddpm_kedro.evaluation.rows import spread
+from ddpm_kedro.images.rows import spread
 
 Figure = dict[str, Any]
 

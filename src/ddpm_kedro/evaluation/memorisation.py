@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from ddpm_kedro.evaluation.neighbours import Neighbours, nearest_features, nearest_neighbours
-from ddpm_kedro.evaluation.rows import spread
 from ddpm_kedro.evaluation.set_features import SetFeatures
 from ddpm_kedro.evaluation.sets import ComparedSets
 from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.images.rows import spread
 
 QUANTILE = 0.01  # of held-out images, that lie as near to one training image as a near copy
 CHANCE = 1e-3  # that new images exceed the limit

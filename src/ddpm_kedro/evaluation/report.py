@@ -15,10 +15,10 @@ from PIL import Image
 from ddpm_kedro.evaluation.chart import chart, short_number, strip
 from ddpm_kedro.evaluation.curves import loss_figure, quick_score_figure
 from ddpm_kedro.evaluation.metric_names import EXPLANATIONS, explanation
-from ddpm_kedro.evaluation.rows import spread
 from ddpm_kedro.evaluation.verdict import three_digits, training_facts, verdict
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.images.rows import spread
 
 GRID_IMAGES = 64
 MOST_PREVIEWS = 6

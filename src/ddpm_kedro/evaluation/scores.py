@@ -22,10 +22,10 @@ from ddpm_kedro.evaluation.memorisation import (
     feature_closeness,
     pixel_closeness,
 )
-from ddpm_kedro.evaluation.rows import spread
 from ddpm_kedro.evaluation.set_features import SetFeatures
 from ddpm_kedro.evaluation.sets import ComparedSets
 from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.images.rows import spread
 
 Metrics = dict[str, Any]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.distribution import SCORES_VERSION
-from ddpm_kedro.evaluation.rows import spread
 from ddpm_kedro.images.imageset import ImageSet
+from ddpm_kedro.images.rows import spread
 
 POOL_SIZE = 5  # real images for the floor, in multiples of the samples compared, at most
 

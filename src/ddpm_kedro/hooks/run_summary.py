@@ -55,8 +55,7 @@ def _score(metrics: Mapping[str, Any]) -> str:
     ratio, z = metrics.get("mind_ratio"), metrics.get("mind_z")
     if ratio is None or z is None:
         return ""
-    word = metrics.get("mind_verdict", "")
-    return f"MIND {ratio:.2f} times that of real images, {z:.1f} deviations off: {word}"
+    return f"MIND {ratio:.2f} times that of real images, {z:.1f} deviations off (up to 2 is chance)"
 
 
 def next_command(context: click.Context, pipeline: Any) -> str:

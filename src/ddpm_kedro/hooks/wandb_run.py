@@ -20,7 +20,8 @@ from ddpm_kedro.hooks.stage_lines import path_of
 from ddpm_kedro.hooks.wandb_recording import Recording
 from ddpm_kedro.hooks.wandb_service import is_installed
 from ddpm_kedro.hooks.wandb_settings import WandbSettings, numbers, recorded
-from ddpm_kedro.images.grid import make_grid, spread
+from ddpm_kedro.images.grid import make_grid
+from ddpm_kedro.images.rows import spread
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext

@@ -14,12 +14,6 @@ LARGEST_SCALE = 12
 PADDING_VALUE = 128  # mid-grey tells black images from white ones in both colour schemes
 
 
-def spread(images: np.ndarray, number: int) -> np.ndarray:
-    """`number` of the images, or all if there are no more, evenly spaced from first to last."""
-    rows = np.linspace(0, len(images) - 1, min(number, len(images)))
-    return images[rows.round().astype(np.int64)]
-
-
 def make_grid(
     images: np.ndarray, *, columns: int | None = None, padding: int = 1, scale: int | None = None
 ) -> Image.Image:

@@ -17,11 +17,8 @@ class Augmentation(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor, *, seed: int, step: int | Tensor, rows: Tensor) -> Tensor:
-        """The changed images, uint8 (B, C, H, W) on the same device.
-
-        `seed`, `step`, `rows` are of the random numbers, see
-        :func:`ddpm_kedro.diffusion.noise.uniform`; rows (B,) are numbers in the global batch.
-        """
+        """The changed images, uint8 (B, C, H, W) on the same device. `seed`, `step` and `rows`,
+        numbers in the global batch (B,), are of the random numbers, as in `noise.uniform`."""
 
 
 class NoAugmentation(Augmentation):
@@ -33,7 +30,7 @@ class NoAugmentation(Augmentation):
 
 @dataclass(frozen=True)
 class Flip(Settings, Augmentation):
-    """Left and right exchanged with ``probability`` (0..1), each image by itself."""
+    """Left and right exchanged with `probability` (0..1), each image by itself."""
 
     probability: Probability = 0.5
 

@@ -232,7 +232,7 @@ def describe_cost(state: LearningState, rows: int, precision: Precision) -> str:
 
 
 def training_bytes(state: LearningState, rows: int, cost: Cost) -> int:
-    """Memory that training takes with `rows` images at a time, see :class:`Cost`."""
+    """Memory that training takes with `rows` images at a time, see `Cost`."""
     group = state.optimizer.param_groups[0]
     slots = 2 if "betas" in group else int(bool(group.get("momentum")))
     averages = len(state.ema.averages)

@@ -28,7 +28,7 @@ from ddpm_kedro.training.step.data_feed import DataFeed, EpochOrder
 from ddpm_kedro.training.step.generators import derived_seed, own_generators
 from ddpm_kedro.training.step.held_out import HeldOutLoss, split_rows
 from ddpm_kedro.training.step.memory import FittingStep
-from ddpm_kedro.training.step.state import LearningState
+from ddpm_kedro.training.step.state import LearningState, under
 from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.workers.team import Agreement, Team, newest_of_all
@@ -109,11 +109,8 @@ class TrainingRun:
 
     def __call__(self, asked_to_stop: Callable[[], int]) -> Outcome:
         """Train until the budget or the time is used up, or `asked_to_stop`, called at every step,
-        gives the number of a signal that came (else 0).
-
-        Raises:
-            InputError: too many updates in a row were skipped, or the disk failed.
-        """
+        gives the number of a signal that came (else 0). InputError where too many updates in a row
+        were skipped, or the disk failed."""
         state, settings, agreement = self.state, self.settings, Agreement(self.team)
         signum, time_is_up = 0, False
         most_seconds = math.inf if settings.max_minutes is None else 60 * settings.max_minutes
@@ -256,16 +253,13 @@ def device_of(settings: TrainingSettings, team: Team) -> torch.device:
 
 
 def initial_weights(path: str, network: nn.Module) -> dict[str, Tensor]:
-    """The averaged weights in the model file ``init_from``; nothing that it names is built.
-
-    Raises:
-        InputError: it is no whole model file, or its weights do not fit ``network``.
-    """
+    """The averaged weights in the model file at `path`; nothing that it names is built. InputError
+    where it is no whole model file, or its weights do not fit `network`."""
     try:
         _, tensors = read_model_file(Path(path))
     except InputError as error:
         raise InputError(f"training.init_from: {error}") from error
-    weights = {name.removeprefix("ema/"): tensors[name] for name in tensors if name[:4] == "ema/"}
+    weights = under(tensors, "ema/")
     if not weights:
         raise InputError(
             f"training.init_from={path}: it has no weights 'ema'; give a model file of this program"

@@ -26,9 +26,8 @@ class LRSchedule(ABC):
     def settled_images(self, budget_images: int) -> int:
         """Images seen before which a higher budget gives every step the same rate.
 
-        From there a training goes on exactly to a higher budget. The whole budget unless a schedule
-        says less; 0 makes a training with another budget another training. Never less for a higher
-        budget.
+        From there a training goes on exactly to a higher budget. 0 makes a training with another
+        budget another training. Never less for a higher budget.
         """
         return budget_images
 
@@ -42,7 +41,7 @@ class Constant(LRSchedule):
 
 @dataclass(frozen=True)
 class LinearWarmup(Settings, LRSchedule):
-    """factor = min(1, n / w) after n images, w = 1000 ``warmup_kimg``; 1 throughout for w = 0."""
+    """factor = min(1, n / w) after n images, w = 1000 `warmup_kimg`; 1 throughout for w = 0."""
 
     warmup_kimg: NotNegative
 
@@ -57,10 +56,10 @@ class LinearWarmup(Settings, LRSchedule):
 
 @dataclass(frozen=True)
 class Cosine(LinearWarmup):
-    """Linear warm-up to 1, then half a cosine down to ``final_factor`` at the end of the budget.
+    """Linear warm-up to 1, then half a cosine down to `final_factor` at the end of the budget.
 
     factor = f + (1 - f) (1 + cos(pi (n - w) / (b - w))) / 2 for n >= w (Loshchilov and Hutter 2017,
-    eq. 5, without restarts); f is ``final_factor``, w as in :class:`LinearWarmup`.
+    eq. 5, without restarts); f is `final_factor`, w as in `LinearWarmup`.
     """
 
     warmup_kimg: NotNegative = 0.0
@@ -81,12 +80,12 @@ class Cosine(LinearWarmup):
 
 @dataclass(frozen=True)
 class WarmupStableDecay(LinearWarmup):
-    """Linear warm-up to 1, then 1, then a line down to ``final_factor`` at the end of the budget.
+    """Linear warm-up to 1, then 1, then a line down to `final_factor` at the end of the budget.
 
     factor = 1 - (1 - f) (n - s) / (b - s) for n >= s = (1 - d) b, never above the warm-up's (Hu et
     al. 2024, arXiv 2404.06395; the line: Haegele et al. 2024, arXiv 2405.18392). A training that
-    ended goes on to a higher budget from where its decay began. d is ``decay_share``, f
-    ``final_factor``.
+    ended goes on to a higher budget from where its decay began. d is `decay_share`,
+    f `final_factor`.
     """
 
     warmup_kimg: NotNegative = 0.0
@@ -105,12 +104,9 @@ class WarmupStableDecay(LinearWarmup):
 
 
 def is_torch_scheduler(option: Mapping[str, Any]) -> bool:
-    """Whether the option names a ``torch.optim.lr_scheduler``, which counts optimizer steps.
-
-    Raises:
-        InputError: it names neither that nor an :class:`LRSchedule`, or one that waits for a
-            metric, as ``ReduceLROnPlateau`` does.
-    """
+    """Whether the option names a `torch.optim.lr_scheduler`, which counts optimizer steps.
+    InputError where it names neither that nor an `LRSchedule`, or one that waits for a metric, as
+    `ReduceLROnPlateau` does."""
     found = locate(option["type"])
     if inspect.isclass(found) and issubclass(found, LRSchedule):
         return False

@@ -18,7 +18,7 @@ from ddpm_kedro.evaluation.mind import mind
 from ddpm_kedro.progress import hidden
 from ddpm_kedro.training.settings import TrainingSettings
 from ddpm_kedro.training.step.generators import own_generators
-from ddpm_kedro.training.step.state import LearningState, contiguous
+from ddpm_kedro.training.step.state import LearningState, contiguous, under
 from ddpm_kedro.training.store.checkpoint import Checkpoint
 
 LOGGER = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ class QuickScore:
         self._solver = {"type": "ddpm_kedro.DPMSolver2M", "num_steps": min(NUM_STEPS, most)}
         self._extractor = extractor_of(state.settings, images.shape[1:]).to(state.device)
         self._device = state.device
-        # Evaluation takes its reference from the other end of this order
-        order = np.random.default_rng(state.settings.seed).permutation(len(images))
+        # Evaluation, with its usual seed, takes its reference from the other end of this order
+        order = np.random.default_rng(0).permutation(len(images))
         held_out = order[np.isin(order, held_out_rows)]
         rows = held_out if len(held_out) >= NUM_IMAGES else order
         with hidden():
@@ -144,9 +144,5 @@ class BestWeights:
             LOGGER.info(said, facts["yardstick"], yardstick)
             return cls(yardstick=yardstick)
         # Clones: the file that the tensors are mapped from is removed one day
-        weights = {
-            name.removeprefix("best/"): value.clone()
-            for name, value in checkpoint.tensors.items()
-            if name.startswith("best/")
-        }
+        weights = {n: value.clone() for n, value in under(checkpoint.tensors, "best/").items()}
         return cls(facts["score"], facts["images_seen"], facts["yardstick"], weights)

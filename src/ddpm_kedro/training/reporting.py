@@ -166,7 +166,7 @@ class Report:
 
     @contextmanager
     def pausing_for(self, activity: str) -> Iterator[None]:
-        """Inside, time does not count as training, and ``activity`` is shown."""
+        """Inside, time does not count as training, and `activity` is shown."""
         with self._progress.doing(activity), self.pace.paused(activity):
             yield
 

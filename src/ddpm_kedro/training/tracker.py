@@ -34,10 +34,9 @@ class Sink(Protocol):
 class Tracker:
     """Writes every record to the log, one JSON line each, and hands it to the attached sinks.
 
-    The log is the truth: a record is with the operating system before :meth:`record` returns (it
-    survives a killed process) and on the disk after :meth:`sync` (it survives a power cut). A sink
-    that raises is named in one warning and not called again; training goes on. May be called from
-    several threads.
+    The log is the truth: a record is with the operating system before `record` returns (it survives
+    a killed process) and on the disk after `sync` (it survives a power cut). A sink that raises is
+    named in one warning and not called again; training goes on. May be called from several threads.
     """
 
     def __init__(self) -> None:
@@ -71,11 +70,9 @@ class Tracker:
     def record(self, record: Mapping[str, Any]) -> None:
         """Append one record to the log and hand it to the sinks: `step` and whatever was measured.
 
-        Numbers may be NumPy's or 0-dim tensors; one that is not finite is written as null.
-
-        Raises:
-            InputError: the disk is full; no part of the record stays in the log.
-            RuntimeError: no log is open.
+        Numbers may be NumPy's or 0-dim tensors; one that is not finite is written as null. An
+        InputError says that the disk is full, and no part of the record stays in the log; a
+        RuntimeError that no log is open.
         """
         record = plain(record)
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
@@ -139,7 +136,7 @@ class Tracker:
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of a log that a :class:`Tracker` wrote, or still writes; torn lines are left out,
+    """The records of a log that a `Tracker` wrote, or still writes; torn lines are left out,
     with a warning that counts them. An OSError says that there is none."""
     lines = Path(path).read_bytes().splitlines(keepends=True)
     records = [record for line in lines if (record := _parsed(line)) is not None]

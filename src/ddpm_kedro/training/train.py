@@ -42,12 +42,9 @@ def train(
     """Train a model, go on with one, or find it done.
 
     A memory-mapped set is never read into memory as a whole. `store` keeps all that is written;
-    `tracker` gets every record and preview.
-
-    Raises:
-        InputError: choices that do not go together or with the images (before any work), a disk
-            that is full, or losses that stay without a finite value.
-        Stopped: Ctrl-C or SIGTERM came; everything is saved.
+    `tracker` gets every record and preview. InputError where choices do not go together or with the
+    images (before any work), the disk is full, or losses stay without a finite value; Stopped where
+    Ctrl-C or SIGTERM came, with everything saved.
     """
     # What cannot work is refused before anything is written
     spec = model_spec(images, settings)
@@ -86,11 +83,8 @@ def train(
 
 
 def model_spec(images: ImageSet, settings: TrainingSettings) -> ModelSpec:
-    """What the model will be; size, channels and classes come from the images.
-
-    Raises:
-        InputError: no images, or a conditional model of images without classes.
-    """
+    """What the model will be; size, channels and classes come from the images. InputError where
+    there are none, or a conditional model is asked for of images without classes."""
     if len(images) == 0:
         raise InputError("training: there are no images")
     if settings.conditional and images.labels is None:
@@ -129,11 +123,8 @@ def model_spec(images: ImageSet, settings: TrainingSettings) -> ModelSpec:
 
 
 def check_choices(spec: ModelSpec, settings: TrainingSettings) -> None:
-    """Build everything once without memory or data, so that wrong choices cost no work.
-
-    Raises:
-        InputError: what the first of them said.
-    """
+    """Build everything once without memory or data, so that wrong choices cost no work; an
+    InputError is what the first of them said."""
     device, workers = choose_device(settings.device), settings.distributed.workers
     choose_precision(settings.precision, device)
     if device.type == "cuda":

@@ -26,14 +26,11 @@ Draw = Callable[[Tensor, Tensor | None, slice], tuple[Tensor, Tensor, Tensor, Te
 
 
 def wants_compilation(settings: TrainingSettings, device: torch.device) -> bool:
-    """Whether the loss goes through torch.compile: ``auto`` does it on CUDA, for long trainings.
+    """Whether the loss goes through torch.compile: `auto` does it on CUDA, for long trainings.
 
     By the steps of the whole budget, not by those left: compiled dropout draws other masks, and a
-    training that was stopped near its end is to go on with its own.
-
-    Args:
-        settings: ``compile`` is ``auto``, ``on`` or ``off``.
-        device: a CPU gains little and compiles for a minute or more, so ``auto`` leaves it alone.
+    training that was stopped near its end is to go on with its own. A CPU gains little and compiles
+    for a minute or more.
     """
     if settings.compile == "auto":
         return device.type == "cuda" and settings.num_steps >= FEWEST_STEPS_TO_COMPILE
@@ -41,21 +38,13 @@ def wants_compilation(settings: TrainingSettings, device: torch.device) -> bool:
 
 
 def make_step(
-    state: LearningState,
-    precision: Precision,
-    team: Team,
-    *,
-    lanes: Lanes | None = None,
+    state: LearningState, precision: Precision, team: Team, *, lanes: Lanes | None = None
 ) -> Step:
     """The step for this device and team: compiled, captured and shared where that pays.
 
-    Args:
-        state: restored already; its settings decide.
-        precision: of the network.
-        team: with several processes the loss is wrapped in DDP, whose all-reduce runs beside the
-            backward pass; such a step is not captured.
-        lanes: see :class:`TrainingStep`; None for whole micro-batches, as devices other than a CPU,
-            compiled losses and teams need them.
+    The settings of `state`, which is restored already, decide. With several processes the loss is
+    wrapped in DDP, whose all-reduce runs beside the backward pass; such a step is not captured.
+    `lanes` as in `TrainingStep`.
     """
     device, settings = state.device, state.settings
     loss: nn.Module = LossModule(state.model.denoiser)
@@ -127,15 +116,11 @@ class GraphedStep:
     """A step recorded once as a CUDA graph and replayed, so that launching costs nothing.
 
     The first steps are taken eagerly on a side stream; then the step is captured. All it reads is
-    in fixed places: images and labels are copied there, the step number and the learning rate are
-    tensors, and dropout's generator is registered with the graph, whose seed and offset are read
-    anew at each replay. A failed capture goes back to eager steps, with a line saying why; so does
-    a schedule that moves other numbers of the optimizer (OneCycleLR its momentum), which a graph
-    would keep as they were.
-
-    Args:
-        step: the eager step.
-        state: its optimizer's rates become tensors.
+    in fixed places: images and labels are copied there, the step number and the optimizer's rates
+    are tensors, and dropout's generator is registered with the graph, whose seed and offset are
+    read anew at each replay. A failed capture goes back to eager steps, with a line saying why; so
+    does a schedule that moves other numbers of the optimizer (OneCycleLR its momentum), which a
+    graph would keep as they were.
     """
 
     def __init__(self, step: TrainingStep, state: LearningState) -> None:
@@ -149,7 +134,7 @@ class GraphedStep:
         self._use_tensor_rates(True)
 
     def __call__(self, images: Tensor, labels: Tensor | None) -> None:
-        """As :meth:`TrainingStep.__call__`."""
+        """As `TrainingStep`."""
         if not self._failed and self._constants != self._state.constants():
             self._give_up("a schedule moves other numbers of the optimizer than its rate")
         if self._failed:
@@ -161,10 +146,9 @@ class GraphedStep:
             with torch.cuda.stream(self._stream):
                 self._step(images, labels)
             current.wait_stream(self._stream)
+        elif self._graph is None and not self._capture(images, labels):
+            self._step(images, labels)
         else:
-            if self._graph is None and not self._capture(images, labels):
-                self._step(images, labels)
-                return
             assert self._graph is not None
             assert self._inputs is not None
             self._inputs[0].copy_(images, non_blocking=True)

@@ -30,7 +30,7 @@ class EpochOrder:
         self._order = rows
 
     def take(self, position: int, count: int) -> np.ndarray:
-        """The rows at ``position``, ``position + 1``, ..., (count,) int64."""
+        """The rows at `position`, `position + 1`, ..., (count,) int64."""
         taken = np.empty(count, dtype=np.int64)
         done = 0
         while done < count:

@@ -11,14 +11,10 @@ from torch import Tensor
 class EMA:
     """theta_ema <- theta + beta (theta_ema - theta), beta = 2^(-batch / h), after every step.
 
-    h is the half-life in images, at most ``warmup_ratio`` times the images seen so far, so that an
-    early average is not dominated by the random start (Karras et al. 2022, EDM's training loop).
-    All averages are kept in fp32 and moved by one foreach call.
-
-    Args:
-        parameters: the weights; the averages start as copies of them.
-        halflives_images: h of each average, >= 0; 0 follows the weights.
-        warmup_ratio: > 0, or None for no warm-up.
+    h is the half-life in images, at most `warmup_ratio` times the images seen so far, so that an
+    early average is not dominated by the random start (Karras et al. 2022, EDM's training loop);
+    None: no warm-up; h = 0 follows the weights. All averages start as copies of `parameters`, are
+    kept in fp32 and moved by one foreach call.
     """
 
     def __init__(
@@ -46,7 +42,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, images_seen: int, batch_size: int) -> None:
-        """Move every average towards the weights; arguments as of :meth:`betas`."""
+        """Move every average towards the weights; arguments as of `betas`."""
         averages, weights, shares = [], [], []
         for average, beta in zip(self.averages, self.betas(images_seen, batch_size), strict=True):
             averages += average

@@ -16,11 +16,7 @@ class HalfWeights(nn.Module):
 
     Autocast launches a kernel for each weight and one for each gradient, hundreds in a UNet. Loss
     and gradients are the same bit for bit, but for a layer that is called twice, whose gradients
-    are added up in half precision.
-
-    Args:
-        loss: a module; its modules other than products keep their weights as they are.
-        dtype: of the products, as autocast around this module has it.
+    are added up in half precision. `dtype` is that of autocast around this module.
     """
 
     def __init__(self, loss: nn.Module, dtype: torch.dtype) -> None:

@@ -56,7 +56,7 @@ class HeldOutLoss:
 
     @torch.no_grad()
     def __call__(self, denoiser: Denoiser, precision: Precision) -> float:
-        """The loss of ``denoiser`` as it stands, which is put into eval mode meanwhile."""
+        """The loss of `denoiser` as it stands, which is put into eval mode meanwhile."""
         was_training = denoiser.training
         denoiser.eval()
         device = next(denoiser.parameters()).device

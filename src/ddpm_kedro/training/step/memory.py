@@ -23,20 +23,12 @@ LOGGER = logging.getLogger(__name__)
 
 
 class FittingStep:
-    """The step that :func:`make_step` makes; out of memory, one with half the images at a time.
+    """The step that `make_step` makes; out of memory, one with half the images at a time.
 
     Nothing of the state has changed when forward or backward pass run out of memory, so the step is
-    taken again: with the same images, t and noise, and the same seed of dropout. A micro-batch that
-    was asked for is kept, and so is a team's, whose workers would have to agree: those end.
-
-    Args:
-        state: restored already; its ``settings`` get the smaller micro-batch.
-        precision: of the network.
-        team: this process's place in it.
-        lanes: see :class:`TrainingStep`.
-
-    Raises:
-        InputError: out of memory, and no smaller micro-batch may be taken; it says what would fit.
+    taken again: with the same images, t and noise, and the same seed of dropout; the settings of
+    `state` get the smaller micro-batch. One that was asked for is kept, and so is a team's, whose
+    workers would have to agree: those end with an InputError, which says what would fit.
     """
 
     def __init__(
@@ -51,7 +43,7 @@ class FittingStep:
         self._until_it_fits(lambda step: None)
 
     def __call__(self, images: Tensor, labels: Tensor | None) -> None:
-        """As :meth:`TrainingStep.__call__`."""
+        """As `TrainingStep`."""
         self._until_it_fits(lambda step: step(images, labels))
 
     def _until_it_fits(self, use: Callable[[Step], None]) -> None:

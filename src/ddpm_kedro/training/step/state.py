@@ -104,7 +104,7 @@ class LearningState:
 
     @contextmanager
     def averaged(self, index: int = 0) -> Iterator[None]:
-        """Put average number ``index`` in the network's place; nothing is copied or changed."""
+        """Put average number `index` in the network's place; nothing is copied or changed."""
         raw = [parameter.data for parameter in self.parameters]
         try:
             for parameter, values in zip(self.parameters, self.ema.averages[index], strict=True):
@@ -148,7 +148,7 @@ class LearningState:
         network and optimizer."""
         tensors = checkpoint.tensors
         try:
-            self.network.load_state_dict(_under(tensors, "network/"))
+            self.network.load_state_dict(under(tensors, "network/"))
             for index, average in enumerate(self.ema.averages):
                 for number, value in enumerate(average):
                     value.copy_(tensors[f"ema/{index}/{number}"])
@@ -166,7 +166,7 @@ class LearningState:
         state: dict[int, dict[str, Any]] = {
             int(index): dict(values) for index, values in facts["optimizer"].items()
         }
-        for name, value in _under(tensors, "optimizer/").items():
+        for name, value in under(tensors, "optimizer/").items():
             index, key = name.split("/", 1)
             state.setdefault(int(index), {})[key] = laid_out_as(self.parameters[int(index)], value)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
@@ -211,7 +211,8 @@ def contiguous(network: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix`, by the rest of their names."""
     return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
 

@@ -29,7 +29,7 @@ class LossModule(nn.Module):
         self.denoiser = denoiser
 
     def forward(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """See :meth:`Denoiser.loss`: (B,) float32."""
+        """As `Denoiser.loss`: (B,) float32."""
         return self.denoiser.loss(x0, t, noise, labels)
 
 
@@ -40,16 +40,9 @@ class TrainingStep:
     micro-batches sees the same images, t, noise, flips and dropped labels. A loss or gradient that
     is not finite leaves weights and optimizer as they were, by a flag that stays on the device.
 
-    Attributes:
-        draw: :meth:`draws_of`, or a compiled one.
-
-    Args:
-        state: what the step changes.
-        loss: wrapped or bare, called with (x0, t, noise, labels), gives (B,).
-        precision: of the network.
-        team: whose share of the batch this is.
-        lanes: that each micro-batch is split into; None: whole micro-batches. Only for a CPU, one
-            process, and a network of which lanes share nothing but weights.
+    `loss` is a `LossModule` or one that wraps it; `draw` is `draws_of`, or a compiled one. `lanes`
+    split each micro-batch: only on a CPU, in one process, with a loss that is not compiled and a
+    network of which lanes share nothing but weights; None: whole micro-batches.
     """
 
     def __init__(
@@ -66,7 +59,6 @@ class TrainingStep:
         self.draw = self.draws_of
         self.augmentation = build(settings.augmentation)
         self.timesteps = build(settings.timesteps)
-        self.timesteps.check(state.model.denoiser.schedule)
         self.schedule = state.model.denoiser.schedule
         # The schedule's table goes to the device now: inside a compiled loss its first use would
         # be a guard that fails at the next step, which compiles everything once more.
@@ -85,12 +77,8 @@ class TrainingStep:
         )  # fmt: skip
 
     def __call__(self, images: Tensor, labels: Tensor | None) -> None:
-        """Take one step.
-
-        Args:
-            images: uint8 (b, C, H, W), this worker's rows of the global batch.
-            labels: int64 (b,), or None for an unconditional network.
-        """
+        """Take one step with this worker's rows of the global batch: images uint8 (b, C, H, W),
+        labels int64 (b,) or None for an unconditional network."""
         with self.lanes.alone():
             self._take(images, labels)
 
@@ -164,7 +152,7 @@ class TrainingStep:
         return loss, scaled
 
     def _add_gradients_of_lanes(self, images: Tensor, labels: Tensor | None, part: slice) -> Tensor:
-        """As a backward pass of ``part`` would; returns its loss.
+        """As a backward pass of `part` would; returns its loss.
 
         Lanes are added up in their order, whichever is done first, and each has dropout of its own,
         so that running them on fewer cores changes nothing.
@@ -203,7 +191,7 @@ class TrainingStep:
     def draws_of(
         self, images: Tensor, labels: Tensor | None, part: slice
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """x_0 (B, C, H, W), t (B,), noise (B, C, H, W) and labels (B,) of the rows in ``part``."""
+        """x_0 (B, C, H, W), t (B,), noise (B, C, H, W) and labels (B,) of the rows in `part`."""
         rows, step, seed = self.rows[part], self.state.counters["step"], self.seed
         x0 = normalise(self.augmentation(images, seed=seed, step=step, rows=rows))
         u = uniform(seed, Stream.TIMESTEP, step, rows)

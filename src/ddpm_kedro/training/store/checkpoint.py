@@ -1,6 +1,6 @@
 """One checkpoint on disk: a folder of two files, checked when it is read.
 
-``tensors.safetensors`` holds the numbers, ``checkpoint.json`` everything else, with checksums of
+`tensors.safetensors` holds the numbers, `checkpoint.json` everything else, with checksums of
 both. The folder gets its name by one rename, after all bytes are on the disk, so it is whole unless
 the disk or a hand changed it afterwards; the checksums tell.
 """
@@ -52,10 +52,8 @@ class Snapshot:
 
     Tensors on a GPU (all on one) are copied into page-locked memory by the current stream, behind
     the work that is already queued there and before any that is queued later, so the host need not
-    wait; :meth:`ready` waits in whatever thread needs them.
-
-    Raises:
-        TypeError: something is no tensor or has values that a checkpoint cannot hold.
+    wait; `ready` waits in whatever thread needs them. TypeError where something is no tensor or has
+    values that a checkpoint cannot hold.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -91,7 +89,7 @@ def step_in(name: str) -> int | None:
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], body: Mapping[str, Any]) -> None:
     """Write a checkpoint that appears as `folder` in one rename, when it is whole on the disk.
 
-    `tensors` are contiguous and on the CPU, `body` holds the JSON-serialisable facts; ``format``,
+    `tensors` are contiguous and on the CPU, `body` holds the JSON-serialisable facts; `format`,
     sizes and checksums are added. An OSError says that the disk is full or cannot be written.
     """
     with atomic_folder(folder) as aside:
@@ -112,8 +110,8 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], body: Mapping[
 
 
 def read_facts(folder: Path, fingerprint: str) -> dict[str, Any]:
-    """The facts alone of the checkpoint in `folder`; checked, and refused, as in
-    :func:`read_checkpoint`."""
+    """The facts alone of the checkpoint in `folder`; checked, and refused, as `read_checkpoint`
+    does."""
     try:
         with _reading(FACTS_NAME):
             body = json.loads((folder / FACTS_NAME).read_bytes())
@@ -135,10 +133,7 @@ def read_facts(folder: Path, fingerprint: str) -> dict[str, Any]:
 def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint:
     """The checkpoint in `folder`, every byte compared with its checksum; the tensors are
     memory-mapped copy-on-write, so that nothing is read twice and no file changes with them.
-
-    Raises:
-        DamagedCheckpoint: it is torn, truncated, changed, or not of the training `fingerprint`.
-    """
+    DamagedCheckpoint where it is torn, truncated, changed, or not of the training `fingerprint`."""
     body = read_facts(folder, fingerprint)
     path = folder / TENSORS_NAME
     with _reading(TENSORS_NAME):

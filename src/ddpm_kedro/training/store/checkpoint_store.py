@@ -48,23 +48,20 @@ class CheckpointStore:
     ) -> TrainingFolder:
         """Take the store's lock and find or make the folder of the training with these parameters.
 
-        One line is logged (and kept as ``summary``): the training is *new*, *resumes* at a step,
+        One line is logged (and kept as `summary`): the training is *new*, *resumes* at a step,
         *goes on* from a finished model to a higher budget, or is *done*. A new one says what
         differs from the earlier one that is nearest, an old one what changed of `recorded`.
 
-        Args:
-            shaping: every parameter that changes what is learned; its fingerprint is the identity.
-            recorded: what else is in force: device, precision, versions, code, paths.
-            budget_images: to see in all; after more were seen the training is done.
-            settled_images: where a higher budget will go on from; None: the whole budget.
-            restart: start over; the earlier folder is kept as ``<fingerprint>.replaced`` until the
-                new training is finished.
-            keep_checkpoints: see :meth:`TrainingFolder.save`.
-            keep_trainings: the trainings used last whose checkpoints stay once finished.
+        `shaping` is every parameter that changes what is learned, its fingerprint the identity;
+        `recorded` what else is in force: device, precision, versions, code, paths. After
+        `budget_images` were seen the training is done; a higher budget will go on from
+        `settled_images`, None: from the whole. With `restart` it starts over; the earlier folder is
+        kept as `<fingerprint>.replaced` until the new training is finished. `keep_checkpoints` as
+        in `TrainingFolder.save`; `keep_trainings` is the number of trainings, those used last,
+        whose checkpoints stay once finished.
 
-        Raises:
-            InputError: another run holds the store, or it cannot be written; or a lower budget
-                cannot go on from where an unfinished training stands.
+        InputError where another run holds the store, or it cannot be written, or a lower budget
+        cannot go on from where an unfinished training stands.
         """
         for name, kept in (("trainings", keep_trainings), ("checkpoints", keep_checkpoints)):
             if kept is not None and kept < 1:

@@ -22,15 +22,15 @@ def fingerprint(shaping: Mapping[str, Any]) -> str:
     """The first 16 hexadecimal digits of SHA-256 over the canonical JSON of `shaping`.
 
     The order of keys, tuples against lists and 1 against 1.0 make no difference; every value does.
-    What JSON does not hold is refused, see :func:`ddpm_kedro.plain.canonical`.
+    What JSON does not hold is refused, as by `ddpm_kedro.plain.canonical`.
     """
     return hashlib.sha256(canonical_json(shaping).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
 def differences(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> list[str]:
-    """What `later` changes in `earlier`, one ``"optimizer.lr: 0.002 -> 0.1"`` per dotted key.
+    """What `later` changes in `earlier`, one `"optimizer.lr: 0.002 -> 0.1"` per dotted key.
 
-    Lists are compared as a whole. A key that only one of them has reads ``(absent)`` in the other.
+    Lists are compared as a whole. A key that only one of them has reads `(absent)` in the other.
     """
     before, after = _leaves(canonical(earlier)), _leaves(canonical(later))
     return [

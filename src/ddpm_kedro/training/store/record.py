@@ -42,7 +42,7 @@ class TrainingRecord:
 
     def leads_from(self, checkpoint: Mapping[str, Any]) -> bool:
         """Whether this budget would have come to the checkpoint with these facts too; those of
-        before ``budget_images`` and ``settled_images`` were noted fit every budget."""
+        before `budget_images` and `settled_images` were noted fit every budget."""
         made_for = checkpoint.get("budget_images")
         if made_for is None or self.asked_images in (None, made_for):
             return True

@@ -32,14 +32,14 @@ LOGGER = logging.getLogger(__name__)
 
 
 class TrainingFolder:
-    """Where one training keeps all it writes: ``<store>/<fingerprint>/``.
+    """Where one training keeps all it writes: `<store>/<fingerprint>/`.
 
-    ``CheckpointStore.open`` makes one and holds the store's lock in it; leaving it as a context
+    `CheckpointStore.open` makes one and holds the store's lock in it; leaving it as a context
     manager waits for the last checkpoint and gives the lock back. A worker process makes one
     without the lock: its parent holds it and outlives the workers, of which at most one saves.
 
-    `status` is ``"new"``, ``"resumes"``, ``"goes on"`` (finished before, now with a higher budget)
-    or ``"done"``; ``"attached"`` without the lock. `summary` is what was logged on opening.
+    `status` is `"new"`, `"resumes"`, `"goes on"` (finished before, now with a higher budget)
+    or `"done"`; `"attached"` without the lock. `summary` is what was logged on opening.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TrainingFolder:
 
     @property
     def is_done(self) -> bool:
-        """The budget was reached before and the final model lies whole at ``model_path``."""
+        """The budget was reached before and the final model lies whole at `model_path`."""
         return self.status == "done"
 
     def record(self) -> TrainingRecord:
@@ -71,13 +71,13 @@ class TrainingFolder:
             raise InputError(f"{self.path}: the training folder was changed ({error})") from None
 
     def has_model(self, record: TrainingRecord) -> bool:
-        """The file at ``model_path`` is, byte for byte, the finished model of `record`."""
+        """The file at `model_path` is, byte for byte, the finished model of `record`."""
         with contextlib.suppress(OSError):
             return sha256_of(self.model_path) == record.model_sha256
         return False
 
     def finished(self, images_seen: int) -> None:
-        """Note that training ended at `images_seen` with the model that lies at ``model_path``: it
+        """Note that training ended at `images_seen` with the model that lies at `model_path`: it
         is done for budgets up to there. An InputError says that this could not be written."""
         self.wait()
         checksum = sha256_of(self.model_path)
@@ -97,7 +97,7 @@ class TrainingFolder:
         return self.path.with_name(self.path.name + ".replaced")
 
     def latest(self) -> Checkpoint | None:
-        """As :meth:`newest` for the record on disk; read once, then remembered until a save."""
+        """As `newest` for the record on disk; read once, then remembered until a save."""
         if self._latest is None:
             self._latest = self.newest(self.record())
         return self._latest
@@ -122,13 +122,10 @@ class TrainingFolder:
         """Take a snapshot and write it in the background; an earlier save is waited for.
 
         On return the tensors (any device, any layout) may change; `facts` are JSON-serialisable.
-        When the checkpoint is whole on the disk the last ``keep_checkpoints`` and the newest that a
+        When the checkpoint is whole on the disk the last `keep_checkpoints` and the newest that a
         higher budget can go on from stay, and others go, also any of a later step (those were
-        damaged or of another budget, or training would have resumed there).
-
-        Raises:
-            InputError: the earlier checkpoint could not be written; see :meth:`wait`.
-            TypeError: a value cannot be saved.
+        damaged or of another budget, or training would have resumed there). InputError where the
+        earlier one could not be written, TypeError where a value cannot be saved.
         """
         self.wait()
         self._latest = None
@@ -176,7 +173,7 @@ class TrainingFolder:
             LOGGER.warning("%s: an old checkpoint could not be removed (%s)", self.path, error)
 
     def _prune(self, written: Path, step: int) -> None:
-        """Keep `written`, the newest before it and the newest settled; see :meth:`save`."""
+        """Keep `written`, the newest before it and the newest settled; see `save`."""
         paths = self._checkpoints()
         upto = [written, *(path for path in paths if (step_in(path.name) or 0) < step)]
         settled = next(filter(self._is_settled, upto), None)

@@ -55,12 +55,10 @@ def launch(
     """Train with `settings.distributed` and return when all workers have ended.
 
     `images` that are not memory-mapped are written into `folder` for the workers to map. A signal
-    noted in `request` is passed on; the workers agree on the step to stop after.
-
-    Raises:
-        InputError: a worker refused to go on, or the other machines did not come in time.
-        Stopped: the signal came while this machine waited for others; nothing was under way.
-        RuntimeError: workers died more often than `max_restarts` allows.
+    noted in `request` is passed on; the workers agree on the step to stop after. InputError where a
+    worker refused to go on, or the other machines did not come in time; Stopped where the signal
+    came while this machine waited for others, with nothing under way; RuntimeError where workers
+    died more often than `max_restarts` allows.
     """
     manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
     manager.start(die_with_parent)

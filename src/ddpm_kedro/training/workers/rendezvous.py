@@ -27,10 +27,8 @@ def meet(endpoint: str, wait_seconds: float) -> tuple[str, TCPStore | None]:
     """Open the meeting place where it is this machine's, else wait until it answers.
 
     Returns the address by which the other machines reach this one, and what keeps the place open as
-    long as it lives. Of several runs on its machine one opens it.
-
-    Raises:
-        InputError: the host's name was not found, or nobody answered in time.
+    long as it lives. Of several runs on its machine one opens it. InputError where the host's name
+    was not found, or nobody answered in time.
     """
     deadline, store = time.monotonic() + wait_seconds, None
     host, port = host_and_port(endpoint)

@@ -43,7 +43,7 @@ class Job:
 
 
 class RemoteTracker:
-    """A :class:`Tracker` whose records are written, and shown, by the parent process."""
+    """A `Tracker` whose records are written, and shown, by the parent process."""
 
     def __init__(self, line: Any) -> None:
         self._line = line
