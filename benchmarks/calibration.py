@@ -204,13 +204,15 @@ def _told(data: str, name: str, cells: Mapping[str, Any]) -> str:
 
 
 def _unseen(data: str, cells: Mapping[str, Any]) -> list[str]:
-    """A sentence for each defect that was listed beforehand."""
-    lines = [
+    """What was listed beforehand, and what nothing told and nobody had foreseen."""
+    listed = [
         f"- {name}: {reason}." + (" Told all the same." if cells[name]["told_by"] else "")
         for name, reason in INVISIBLE[data].items()
         if name != PERFECT and name in cells
     ]
-    return ["Listed beforehand as invisible:\n\n" + "\n".join(lines)] if lines else []
+    missed = [name for name in cells if not cells[name]["told_by"] and name not in INVISIBLE[data]]
+    blocks = ["Listed beforehand as invisible:\n\n" + "\n".join(listed)] if listed else []
+    return blocks + ([f"Missed, and not foreseen: {'; '.join(missed)}."] if missed else [])
 
 
 def intervals(result: Mapping[str, Any]) -> str:

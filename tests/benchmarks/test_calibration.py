@@ -7,8 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calibration import PAGE, RESULTS, SCORES, faults, finished, main, section, told_by
-from planted import PERFECT
+from calibration import (
+    PAGE,
+    RESULTS,
+    SCORES,
+    SIZES,
+    faults,
+    finished,
+    intervals,
+    main,
+    section,
+    told_by,
+)
+from planted import COLOUR_ONLY, PERFECT, PLANTED
 
 QUIET = {f"{score}_z": 3.9 for score in SCORES} | {"memorisation_suspected": False}
 
@@ -54,4 +65,17 @@ def test_photos_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_page_says_what_the_results_say() -> None:
     result = json.loads((RESULTS / "calibration.json").read_text())
     assert section(result) in PAGE.read_text()
-    assert faults(result["data"]) == []
+    of_intervals = RESULTS / "score_coverage.json"
+    assert intervals(json.loads(of_intervals.read_text())) in PAGE.read_text()
+
+
+def test_the_results_are_of_everything_that_is_planted() -> None:
+    result = json.loads((RESULTS / "calibration.json").read_text())
+    for data, part in result["data"].items():
+        planted = set(PLANTED) - (set() if data == "photos" else COLOUR_ONLY)
+        assert {size: set(of["cells"]) for size, of in part["sizes"].items()} == {
+            str(size): planted for size in SIZES[data]
+        }
+        for of_size in part["sizes"].values():
+            for cell in of_size["cells"].values():
+                assert cell["told_by"] == told_by(cell)
