@@ -49,14 +49,10 @@ SECONDS_UNCHANGED = 1200
 
 @dataclass(frozen=True)
 class Mutant:
-    """One fault.
+    """One `fault`, in words, and its `origin`: the code this project comes from, a peer, or nobody.
 
-    Attributes:
-        fault: what is wrong, in words.
-        origin: whose fault it was: the code this project comes from, a peer, or nobody's yet.
-        file: under src/ddpm_kedro.
-        old, new: the text replaced, which must occur exactly once, and what comes in its place.
-        tests: files under tests/ (or tests in them, file::test) of which one must fail.
+    In `file`, under src/ddpm_kedro, `new` takes the place of `old`, which occurs exactly once. One
+    of `tests` must fail, files under tests/ or tests in them (file::test).
     """
 
     fault: str
@@ -71,24 +67,16 @@ class Mutant:
         return PACKAGE / self.file
 
     def apply(self, root: Path) -> str:
-        """Change the file under ``root``; returns its text before."""
+        """Change the file under `root`; returns its text before."""
         text = (root / self.path).read_text()
-        if text.count(self.old) != 1 or self.old == self.new:
-            sys.exit(f"{self.file}: {self.old!r} occurs {text.count(self.old)} times, not once")
         (root / self.path).write_text(text.replace(self.old, self.new))
         return text
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the tests ended.
-
-    Attributes:
-        outcome: "passed", "failed", "not collected", "timed out" or "crashed".
-        test: the first test that failed.
-        seconds: taken.
-        date: the day, UTC.
-    """
+    """How the tests ended: `outcome` is "passed", "failed", "not collected", "timed out" or
+    "crashed", `test` the first one that failed, `date` the day in UTC."""
 
     outcome: str
     test: str
@@ -202,12 +190,11 @@ def earlier_verdicts() -> dict[Mutant, Verdict]:
 def copy_repository(target: Path) -> None:
     """What the tests need, without leftovers."""
     for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
+        if (ROOT / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-            shutil.copytree(source, target / name, ignore=ignored)
+            shutil.copytree(ROOT / name, target / name, ignore=ignored)
         else:
-            shutil.copy2(source, target / name)
+            shutil.copy2(ROOT / name, target / name)
 
 
 def report(results: list[tuple[Mutant, Verdict]], seconds: float) -> None:
@@ -215,9 +202,7 @@ def report(results: list[tuple[Mutant, Verdict]], seconds: float) -> None:
     facts = {
         "date": today(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pytest": pytest.__version__,
+        **{module.__name__: module.__version__ for module in (torch, np, pytest)},
         "platform": platform.platform(),
         "seconds": round(seconds),
         "mutants": len(results),
@@ -243,24 +228,20 @@ def report(results: list[tuple[Mutant, Verdict]], seconds: float) -> None:
         "`python benchmarks/mutants.py` does it again and writes this page. The first test that "
         "failed is named; others may fail too.",
     ]
-    for heading, wanted in (
-        ("The code this project comes from", ("first code",)),
-        ("Peers", None),
-        ("Our own", ("",)),
+    for heading, is_here in (
+        ("The code this project comes from", lambda origin: origin == "first code"),
+        ("Peers", lambda origin: origin not in ("", "first code")),
+        ("Our own", lambda origin: not origin),
     ):
-        chosen = [
-            (mutant, verdict)
-            for mutant, verdict in results
-            if (mutant.origin in wanted if wanted else mutant.origin not in ("", "first code"))
-        ]
         lines += ["", f"## {heading}", "", "| fault | where | killed by |", "|---|---|---|"]
-        for mutant, verdict in chosen:
-            owner = f" ({mutant.origin})" if wanted is None else ""
-            killer = f"`{verdict.test}`" if verdict.test else "time limit"
-            lines.append(
-                f"| {mutant.fault}{owner} | `{mutant.file}` | "
-                f"{killer if verdict.killed else '**survived**'} |".replace("tests/", "")
-            )
+        for mutant, verdict in results:
+            if is_here(mutant.origin):
+                owner = f" ({mutant.origin})" if heading == "Peers" else ""
+                killer = f"`{verdict.test}`" if verdict.test else "time limit"
+                lines.append(
+                    f"| {mutant.fault}{owner} | `{mutant.file}` | "
+                    f"{killer if verdict.killed else '**survived**'} |".replace("tests/", "")
+                )
     (ROOT / "docs/mutants.md").write_text("\n".join(lines) + "\n")
 
 
@@ -282,11 +263,8 @@ def plant(mutants: list[Mutant], trust: bool) -> dict[Mutant, Verdict]:
             (root / mutant.path).write_text(text)
             verdicts[mutant] = verdict
             word = "killed" if verdict.killed else f"SURVIVED ({verdict.outcome})"
-            print(
-                f"{number}/{len(mutants)} {word}: {mutant.fault} [{verdict.test}, "
-                f"{verdict.seconds:.1f} s]",
-                flush=True,
-            )
+            killer = f"[{verdict.test}, {verdict.seconds:.1f} s]"
+            print(f"{number}/{len(mutants)} {word}: {mutant.fault} {killer}", flush=True)
     return verdicts
 
 
@@ -295,12 +273,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("words", nargs="*", help="try only faults that contain one of these")
     parser.add_argument("--trust", action="store_true", help="skip the run of the unchanged code")
-    parser.add_argument(
-        "--changed",
-        action="store_true",
-        help="try those too whose entry is new or changed since the report, and write the report "
-        "with the earlier outcome of the others",
-    )
+    changed = "try those too that are new or changed since the report, and write it anew"
+    parser.add_argument("--changed", action="store_true", help=changed)
     arguments = parser.parse_args()
     mutants = read_table()
     reports = arguments.changed or not arguments.words

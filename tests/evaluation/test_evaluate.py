@@ -117,13 +117,17 @@ def test_copies_are_found_in_features_where_these_are_a_networks(tmp_path: Path)
 
 
 def test_too_few_held_out_images_leave_the_reference_to_training_images() -> None:
-    test = image_set(30, seed=2)
+    train, test, samples = image_set(600, seed=1), image_set(30, seed=2), drawn(100, seed=3)[0]
     network = {"features": {"type": f"{__name__}.Sums"}}
-    metrics, diagnostics = judged(drawn(100, seed=3)[0], test=test, **network)
+    metrics, diagnostics = judged(samples, test=test, **network)
     assert metrics["reference"] == "100 training images"
     assert not metrics["memorisation_suspected"]  # the held-out images still stand against
     figure = diagnostics["figures"]["nearest_training_features"]
     assert [len(curve["x"]) for curve in figure["data"]] == [100, 30]
+    for pair in diagnostics["closest"]:  # the rows are those of the images that were compared
+        images = (samples[pair["sample"]], train.images[pair["training"]])
+        ours, other = (image.sum(axis=(0, 2), dtype=float) for image in images)
+        assert pair["distance"] == pytest.approx(np.linalg.norm(ours - other))
 
 
 def test_features_that_are_not_finite_are_refused_in_one_line() -> None:
