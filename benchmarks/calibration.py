@@ -200,6 +200,8 @@ def _told(data: str, name: str, cells: Mapping[str, Any]) -> str:
         return "yes"
     if name == PERFECT and cells[name]["told_by"]:
         return f"by chance: {', '.join(cells[name]['told_by'])}"
+    if name == PERFECT:
+        return "no, rightly"
     return "no, as listed" if name in INVISIBLE[data] else "**no**"
 
 

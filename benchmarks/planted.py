@@ -318,8 +318,8 @@ INVISIBLE: Mapping[str, Mapping[str, str]] = {
         ),
         **dict.fromkeys(
             ["brighter by 4 grey levels", "mean image mixed in, 10%", "contrast -10%"],
-            "less than the spread among 500 images",
+            "less than the spread among 400 images",
         ),
-        "1 image in 50 is noise": "ten images of 500",
+        "1 image in 50 is noise": "eight images of 400",
     },
 }  # fmt: skip
