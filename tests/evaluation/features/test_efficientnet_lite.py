@@ -49,6 +49,11 @@ def test_batches_change_nothing(extractor, monkeypatch):
     np.testing.assert_allclose(np.concatenate(chunks), whole, atol=1e-4)
 
 
+def test_a_mirrored_view_is_seen_as_its_copy(extractor):
+    mirrored = images(3)[..., ::-1]
+    assert np.array_equal(extracted(extractor, mirrored), extracted(extractor, mirrored.copy()))
+
+
 def test_grey_is_shown_three_times_over(extractor):
     grey = images(2, channels=1)
     np.testing.assert_array_equal(

@@ -61,7 +61,8 @@ class NetworkFeatures(FeatureExtractor):
         self.for_images(images.shape[1:])
         step = BATCH.get(self.device.type, BATCH_ELSEWHERE)
         for start in range(0, len(images), step):
-            chunk = torch.tensor(images[start : start + step], device=self.device)
+            block = np.ascontiguousarray(images[start : start + step])  # of mirrored images too
+            chunk = torch.tensor(block, device=self.device)
             with torch.no_grad(), autocast("fp32", self.device.type), product_mode("fp32"):
                 found = self.answer(chunk.expand(-1, 3, -1, -1))
             yield found.cpu().numpy()
