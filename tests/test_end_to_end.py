@@ -90,7 +90,7 @@ def test_a_run_says_what_it_did_in_few_lines(first_run):
         assert sum(line.startswith(f"{node}: ") and " -> " in line for line in told) == 1
     assert any(f"-> {root}/07_model_output/samples.npy, " in line for line in told)
     score, picture, report, following = told[-4:]
-    assert re.match(r"score: Frechet distance \d+\.\d\d times ", score)
+    assert re.match(r"score: MIND \d+\.\d\d times ", score)
     assert picture == f"picture: {root}/08_reporting/sample_grid.png"
     assert report == f"report: {root}/08_reporting/report.html"
     assert following.startswith(f"next: `kedro viz run --env smoke --params data_root={root}`")
