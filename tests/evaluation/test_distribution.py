@@ -34,6 +34,13 @@ def test_equal_distributions_stand_at_the_floor_and_the_interval_holds_it() -> N
         assert np.mean(held) >= 0.85, name
 
 
+def test_kid_has_its_standard_error_beside_it() -> None:
+    # Away from the floor it is what the interval is made of, but for the floor's own error.
+    kid = judged(np.random.default_rng(0), 500, 1.6)["kid"]
+    assert 0.9 * kid.interval < 1.96 * kid.extras["std_error"] <= kid.interval
+    assert kid.metrics("kid")["kid_std_error"] == kid.extras["std_error"]
+
+
 @pytest.mark.parametrize("change", [0.6, 1.6])
 def test_other_distributions_are_worse_in_every_score_that_sees_them(change: float) -> None:
     found = judged(np.random.default_rng(0), 500, change)

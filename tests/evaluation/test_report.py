@@ -18,9 +18,9 @@ from ddpm_kedro.diffusion.denoiser import Denoiser
 from ddpm_kedro.diffusion.noise_schedule import CosineSchedule
 from ddpm_kedro.diffusion.objective import VPrediction
 from ddpm_kedro.evaluation.curves import figure
+from ddpm_kedro.evaluation.metric_names import TITLES
 from ddpm_kedro.evaluation.report import (
     MOST_PREVIEWS,
-    SCORES,
     flattened,
     plus_minus,
     readable,
@@ -54,7 +54,7 @@ def standing(name: str, value: float, **changes: Any) -> dict[str, Any]:
 
 
 def unscored(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metrics.items() if not name.startswith(SCORES)}
+    return {name: value for name, value in metrics.items() if not name.startswith(tuple(TITLES))}
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from ddpm_kedro.evaluation.standing import Standing
 
 SCORES_VERSION = 1  # part of the stamp: raised when a score of the same features changes
 SCORES = ("mind", "kid", "frechet", "coverage", "recall")
+LARGER_IS_BETTER = ("coverage", "recall")
 FLOOR_DRAWS = 20  # sets of real images whose scores are the floor
 
 
@@ -34,8 +35,9 @@ def distribution_scores(
     `real` (p, d), p >= 2 n, are features of other real images: 20 random sets of n of them are
     scored against the same reference. `seed` draws these sets and the resamples. Of `names`, in
     order: `mind`, `kid` and `frechet`, smaller is better, `coverage` and `recall`, larger is
-    better. The Frechet distance has `at_n` and `closed_form` beside it (see `FrechetScores`), and
-    its ratio is that of the plain distances. Products are taken on `device`, the CPU.
+    better. KID has its `std_error` beside it, the Frechet distance `at_n` and `closed_form` (see
+    `FrechetScores`), and its ratio is that of the plain distances. Products are taken on `device`,
+    the CPU.
 
     InputError as `feature_tensors`, where samples and reference differ in number, and where there
     are too few real images.
@@ -64,8 +66,8 @@ def distribution_scores(
             deviations[name],
             count,
             len(pool),
-            larger_is_better=name in ("coverage", "recall"),
-            **_beside(name, values, floors),
+            larger_is_better=name in LARGER_IS_BETTER,
+            **_beside(name, values, floors, deviations),
         )
         for name in names
     }
@@ -84,11 +86,16 @@ def _families(
 
 
 def _beside(
-    name: str, values: Mapping[str, float], floors: Mapping[str, np.ndarray]
+    name: str,
+    values: Mapping[str, float],
+    floors: Mapping[str, np.ndarray],
+    deviations: Mapping[str, float],
 ) -> dict[str, Any]:
     """Ratio to the floor and further values of a score; the ratio is of scores biased alike."""
     if name == "mind":
         return {"ratio": _ratio(values[name], floors[name])}
+    if name == "kid":
+        return {"extras": {"std_error": deviations["kid"]}}
     if name == "frechet":
         extras = {key: values[key] for key in ("at_n", "closed_form")}
         return {"ratio": _ratio(values["at_n"], floors["at_n"]), "extras": extras}

@@ -16,6 +16,7 @@ from ddpm_kedro.evaluation.cards import scored_card
 from ddpm_kedro.evaluation.curves import Figure, distance_figure
 from ddpm_kedro.evaluation.feature_store import FeatureStore
 from ddpm_kedro.evaluation.memorisation import Closeness, closest_pairs
+from ddpm_kedro.evaluation.metric_names import TITLES
 from ddpm_kedro.evaluation.scores import (
     Metrics,
     check_shapes,
@@ -34,16 +35,6 @@ from ddpm_kedro.progress import duration
 LOGGER = logging.getLogger(__name__)
 
 NUM_CLOSEST = 8  # pairs of sample and training image that a report shows
-# What the log says of the scores
-HEADLINES = {
-    "MIND": "mind",
-    "KID": "kid",
-    "Frechet": "frechet",
-    "coverage": "coverage",
-    "recall": "recall",
-    "Frechet of pixels": "pixels_frechet",
-    "held-out loss": "denoising_loss_held_out",
-}
 
 
 def evaluate(
@@ -156,9 +147,9 @@ def _finite(metrics: Metrics) -> Metrics:
 
 def _log(metrics: Mapping[str, Any]) -> None:
     numbers = ", ".join(
-        f"{name} {metrics[key]:.4g}"
-        for name, key in HEADLINES.items()
-        if metrics.get(key) is not None
+        f"{title.removeprefix('the ')} {metrics[name]:.4g}"
+        for name, title in {**TITLES, "denoising_loss_held_out": "held-out loss"}.items()
+        if metrics.get(name) is not None
     )
     LOGGER.info("%s (%s; stamp %s)", metrics["verdict"], numbers, metrics["stamp"])
     if metrics["memorisation_suspected"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ddpm_kedro.evaluation.distribution import LARGER_IS_BETTER
+
 SCORES = {
     "mind": (
         "MIND, Monge Inception Distance: how far apart samples and reference are along 1,000 "
@@ -26,6 +28,7 @@ SCORES = {
         "shifts, which a network's features may miss, and little detail."
     ),
 }
+# How a sentence calls them
 TITLES = {
     "mind": "MIND",
     "kid": "KID",
@@ -54,8 +57,10 @@ def _of_scores() -> dict[str, str]:
     texts = {}
     for name, meaning in SCORES.items():
         parts = {key: text.format(title=TITLES[name]) for key, text in PARTS.items()}
-        if name in ("kid", "coverage", "recall"):  # which may be 0, or better than the floor
+        if name in ("kid", *LARGER_IS_BETTER):  # which may be 0, or better than the floor
             del parts["_ratio"]
+        if name == "kid":
+            parts["_std_error"] = "Standard error of KID over fresh samples, the reference given."
         if name.endswith("frechet"):
             parts["_at_n"] = "The plain distance, as usual elsewhere; it shrinks as n grows."
             parts["_closed_form"] = "It, less what chance adds to it for Gaussian features."

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ddpm_kedro.evaluation.chart import chart, short_number, strip
 from ddpm_kedro.evaluation.curves import loss_figure, quick_score_figure
-from ddpm_kedro.evaluation.metric_names import EXPLANATIONS, explanation
+from ddpm_kedro.evaluation.distribution import LARGER_IS_BETTER
+from ddpm_kedro.evaluation.metric_names import EXPLANATIONS, PARTS, TITLES, explanation
 from ddpm_kedro.evaluation.verdict import three_digits, training_facts, verdict
 from ddpm_kedro.images.grid import make_grid
 from ddpm_kedro.images.imageset import ImageSet
@@ -23,9 +24,6 @@ from ddpm_kedro.images.rows import spread
 GRID_IMAGES = 64
 MOST_PREVIEWS = 6
 MOST_BARS = 40
-SCORES = ("mind", "kid", "frechet", "coverage", "recall", "pixels_frechet")
-PARTS = ("floor", "floor_std", "interval", "ratio", "z", "verdict")  # of a score, beside its value
-LARGER_IS_BETTER = ("coverage", "recall")
 
 
 def render_report(
@@ -108,8 +106,8 @@ def render_report(
 
 def _scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the scores that were measured, by name: what a standing says, and its strip."""
-    for name in SCORES:
-        score = {part: metrics.get(f"{name}_{part}") for part in PARTS}
+    for name in TITLES:
+        score = {part.removeprefix("_"): metrics.get(f"{name}{part}") for part in PARTS}
         score["value"] = value = metrics.get(name)
         interval, floor = score["interval"], (score["floor"], score["floor_std"])
         if None not in (value, interval, *floor, score["z"]):
@@ -120,7 +118,7 @@ def _scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _meanings(metrics: Mapping[str, Any], scores: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield every metric that the table of `scores` does not show, and what it means."""
-    shown = {"verdict", *(f"{name}_{part}" for name in scores for part in PARTS)}
+    shown = {"verdict", *(f"{name}{part}" for name in scores for part in PARTS)}
     order = {name: place for place, name in enumerate(EXPLANATIONS)}
     for name in sorted(metrics.keys() - shown, key=lambda name: (order.get(name, 999), name)):
         try:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_kedro.evaluation.curves import column
+from ddpm_kedro.evaluation.metric_names import TITLES
 
 ENOUGH_SAMPLES = 2000  # fewer leave the floor so wide that small faults stay unseen
 CLEAR = 4.0  # deviations: one of five scores reaches 2 by chance, none reaches 4
@@ -30,14 +31,7 @@ WORDS = {
     ),
     UNKNOWN: (0, "How good the samples are could not be measured"),
 }
-# The scores beside MIND, as a sentence names them.
-OTHERS = {
-    "kid": "KID",
-    "frechet": "the Frechet distance",
-    "coverage": "coverage",
-    "recall": "recall",
-    "pixels_frechet": "the Frechet distance of pixels",
-}
+OTHERS = [name for name in TITLES if name != "mind"]
 
 
 @dataclass(frozen=True)
@@ -175,7 +169,7 @@ def _findings(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> Findin
     def number(name: str) -> float:
         return metrics.get(name) or 0
 
-    words = {name: metrics.get(f"{name}_verdict") or UNKNOWN for name in ("mind", *OTHERS)}
+    words = {name: metrics.get(f"{name}_verdict") or UNKNOWN for name in TITLES}
     worse = [
         name
         for name in OTHERS
@@ -214,7 +208,7 @@ def _how_good(metrics: Mapping[str, Any], found: Findings) -> str:
         )
     if found.worst:
         off = three_digits(metrics[f"{found.worst}_z"])
-        said += f", and {OTHERS[found.worst]} is {off} deviations off"
+        said += f", and {TITLES[found.worst]} is {off} deviations off"
     if "reference" in metrics:
         said += f" (against {metrics['reference']} and as many samples)"
     return said
