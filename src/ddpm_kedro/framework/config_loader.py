@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from yaml import MarkedYAMLError, YAMLError
 from ddpm_kedro.errors import InputError, one_line
 from ddpm_kedro.framework.composition import choices, compose, overlay, walk
 
-_LOCAL = "local"
+_BASE, _LOCAL, _TYPED = "base", "local", "--params"  # layers; a preset is one by its own name
 
 
 class LayeredConfigLoader(OmegaConfigLoader):
@@ -26,7 +27,12 @@ class LayeredConfigLoader(OmegaConfigLoader):
     in plain Kedro, unless `merge_strategy` says `soft` for it. In the catalog
     `${parameters:key.subkey}` is the composed value of that parameter. InputError where the
     environment has no folder, a file is not key: value lines, or a choice names no entry.
+
+    `parameter_layers` are the layers of the parameters as written, lowest first, by name, once
+    these were asked for.
     """
+
+    parameter_layers: Mapping[str, Mapping[str, Any]]
 
     def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:
         env = kwargs.get("env", args[0] if args else None)
@@ -58,43 +64,49 @@ class LayeredConfigLoader(OmegaConfigLoader):
         if key == "globals":
             return super()._resolve_from_raw_config(key, *given)
         base_configs, env_configs, base_path, env_path, processed_files = given
-        layers = [_flatten(base_configs.values()), _flatten(env_configs.values())]
+        layers = {_BASE: _flatten(base_configs.values())}
+        layers[Path(env_path).name] = _flatten(env_configs.values())
         local_path = self._get_conf_env_path(_LOCAL)
         if local_path not in (base_path, env_path) and self._fs.isdir(local_path):
             local_configs = self._read_dir_configs(
                 local_path, self.config_patterns[key], key, processed_files, key == "credentials"
             )
-            layers.append(_flatten(local_configs.values()))
+            layers[_LOCAL] = _flatten(local_configs.values())
         if not processed_files:
             raise MissingConfigException(
                 f"no files match {', '.join(self.config_patterns[key])} in {base_path}, {env_path}"
             )
         if key == "parameters":
-            layers.append(dict(self.runtime_params or {}))
+            layers[_TYPED] = dict(self.runtime_params or {})
             if self.restrict_runtime_params_type_selection:
-                named = (path for path, _ in walk(layers[-1]) if path.split(".")[-1] == "type")
-                if (path := next(named, None)) is not None:
+                named = (path for path, _ in walk(layers[_TYPED]))
+                if path := next((path for path in named if path.split(".")[-1] == "type"), None):
                     raise InputError(f"{path}: parameters from a request may not name a type")
-            first_of_user = 1 if local_path == env_path else 2
-            return compose(layers[:first_of_user], layers[first_of_user:])
+            self.parameter_layers = layers
+            users = {name: layer for name, layer in layers.items() if name in (_LOCAL, _TYPED)}
+            below = [layer for name, layer in layers.items() if name not in users]
+            return compose(below, users.values())
         soft = self.merge_strategy.get(key) == "soft"
         merged: dict[str, Any] = {}
-        for layer in layers:
+        for layer in layers.values():
             merged = overlay(merged, layer, []) if soft else {**merged, **layer}
         if key == "catalog":
             _check_catalog(merged)
+        parameters = cache(lambda: self["parameters"])  # composed once, and only if it is asked for
         # Registered at each use: resolvers are global, and another loader may have come between.
-        OmegaConf.register_new_resolver("parameters", self._parameter, replace=True)
+        OmegaConf.register_new_resolver(
+            "parameters", lambda path: _at(parameters(), path), replace=True
+        )
         resolved: Any = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
         return {name: value for name, value in resolved.items() if not name.startswith("_")}
 
-    def _parameter(self, path: str) -> Any:
-        value: Any = self["parameters"]
-        for key in path.split("."):
-            if not isinstance(value, Mapping) or key not in value:
-                raise InputError(f"the catalog asks for parameter {path}, which does not exist")
-            value = value[key]
-        return value
+
+def _at(parameters: Any, path: str) -> Any:
+    for key in path.split("."):
+        if not isinstance(parameters, Mapping) or key not in parameters:
+            raise InputError(f"the catalog asks for parameter {path}, which does not exist")
+        parameters = parameters[key]
+    return parameters
 
 
 def _flatten(configs: Iterable[Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Command lines of the project, thin: each reads what was typed and calls what does the work."""

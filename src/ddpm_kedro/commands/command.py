@@ -1,0 +1,19 @@
+"""What our commands share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ddpm_kedro.errors import InputError
+
+
+class ProjectCommand(click.Command):
+    """A command that says a user's mistake (an `InputError`) in one line, with exit code 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except InputError as error:
+            raise click.ClickException(str(error)) from None
