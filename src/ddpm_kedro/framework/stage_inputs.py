@@ -37,7 +37,7 @@ def main() -> None:
     try:
         for name, content in stage_inputs(Path.cwd()).items():
             path = Path(f"data/stages/{name}.yaml")
-            text = yaml.safe_dump(content, sort_keys=False)
+            text = yaml.safe_dump(content, sort_keys=True)
             if not path.is_file() or path.read_text() != text:
                 with atomic_write(path, "w") as file:
                     file.write(text)
