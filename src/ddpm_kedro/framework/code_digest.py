@@ -23,6 +23,7 @@ from ddpm_kedro.errors import InputError
 
 _DIGITS = 12
 _ALWAYS = "*"  # in a module's table: star imports, and what runs and defines nothing
+_SCRIPT = "__main__"  # there too: what runs where a module is run by its name
 _INSTALLED = {"site-packages", "dist-packages"}
 _MODULE_ENDS = ("/__init__.py", ".py", "/")  # the last without the first: a namespace
 _WORD = re.compile(r"[A-Za-z_][\w-]*(\.\w+)+")  # text that may be a dotted path or a file's name
@@ -84,8 +85,8 @@ class _Closure:
         self._tables: dict[str, _Table] = {}
 
     def reach(self, path: tuple[str, ...], *, named: bool = False) -> None:
-        """Note what an absolute path leads to: the whole of a module where it leads to no
-        definition in it, but nothing then where text just `named` it."""
+        """Note what an absolute path leads to: the whole of a module where it ends there, or goes
+        on to what nobody finds; but nothing then where text just `named` it."""
         if path[0] == ddpm_kedro.__name__ and (home := ddpm_kedro.PUBLIC.get("".join(path[1:2]))):
             path = (path[0], *home.split("."), *path[1:])
         module, *names = path
@@ -94,17 +95,16 @@ class _Closure:
         if self._file(module) is None:
             self.libraries.add(module)
             return
-        for place, name in enumerate(names, start=1):
+        while names:
+            name, *names = names
             if is_there := name in self._table(module):
-                self._left.append((module, name, tuple(names[place:])))
+                self._left.append((module, name, tuple(names)))
             if self._file(f"{module}.{name}") is None:
-                named = named and name != "<lambda>"
-                if is_there or name.startswith("__"):
+                if is_there or name.startswith("__") or (named and name != "<lambda>"):
                     return
                 break
             module = f"{module}.{name}"
-        if not named:
-            self._left += [(module, name, ()) for name in self._table(module)]
+        self._left += [(module, name, ()) for name in self._table(module)]
 
     def finish(self) -> None:
         """Follow everything noted to its end."""
@@ -214,11 +214,12 @@ def _parsed(text: bytes) -> _Table:
             continue
         defined = [(name, part) for part in _within([statement]) for name in _defined(part)]
         defined = [(name, part) for name, part in defined if name not in imported]
-        for_types = isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test)
+        test = ast.unparse(statement.test) if isinstance(statement, ast.If) else ""
+        for_types, for_scripts = "TYPE_CHECKING" in test, "__name__" in test
         for name, part in defined:
             table[name].append(part if for_types else statement)
-        if not for_types and all(part is not statement for _, part in defined):
-            table[_ALWAYS].append(statement)
+        if all(part is not statement for _, part in defined) and not for_types:
+            table[_SCRIPT if for_scripts else _ALWAYS].append(statement)
     return dict(table)
 
 
