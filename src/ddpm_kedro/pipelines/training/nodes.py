@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ddpm_kedro.diffusion.model_file import content_hash
+from ddpm_kedro.diffusion.model_header import content_hash
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.training.settings import TrainingSettings
