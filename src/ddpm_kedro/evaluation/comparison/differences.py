@@ -70,7 +70,7 @@ def _best_of(group: Group) -> str:
         for run in (first, others[0])
     ]
     behind = {run.name: deviations(run, first, score) for run in others}
-    limit = f"{three_digits(group.noise)} and more for {len(group.runs)} runs"
+    limit = f"{three_digits(group.noise)} among {len(group.runs)} runs"
     said = (
         f"{count}: {title} {values[0]}, against {values[1]} of {others[0].name}, the next. They "
         f"are {three_digits(behind[others[0].name])} deviations apart, which "

@@ -22,7 +22,7 @@ from ddpm_kedro.evaluation.comparison.differences import (
     groups,
     sentence,
 )
-from ddpm_kedro.evaluation.comparison.film import film
+from ddpm_kedro.evaluation.comparison.film import film, grid_at
 from ddpm_kedro.evaluation.comparison.runs import Run
 from ddpm_kedro.evaluation.curves import figure_of_logs
 from ddpm_kedro.evaluation.report import MOST_PREVIEWS, filled, plus_minus, readable
@@ -75,7 +75,9 @@ def compare(runs: Mapping[str, Path]) -> Comparison:
             key: dict(zip(names, values, strict=True)) for key, values in differing.items()
         },
     }
+    kinds = {name: f"c{n % COLOURS} d{n % DASHES}" for n, name in enumerate(names)}
     animation = film(ordered)
+    shown = spread(np.array(list(ordered[0].previews)), MOST_PREVIEWS) if len(ordered) == 1 else ()
     html = filled(
         "comparison/comparison.html",
         verdict=table["verdict"],
@@ -83,10 +85,10 @@ def compare(runs: Mapping[str, Path]) -> Comparison:
         cell=_cell,
         deviations=deviations,
         most_paired=MOST_PAIRED,
-        kinds={name: f"c{n % COLOURS} d{n % DASHES}" for n, name in enumerate(names)},
+        kinds=kinds,
         differing={key: map(_text, values) for key, values in differing.items()},
         from_records=all(run.parameters for run in ordered),
-        charts=_charts(ordered),
+        charts=_charts(ordered, kinds),
         samples=_samples(ordered),
         costs=taken,
         cost_titles={
@@ -95,7 +97,7 @@ def compare(runs: Mapping[str, Path]) -> Comparison:
             if any(cost[key] is not None for cost in taken.values())
         },
         film=f"data:image/webp;base64,{base64.b64encode(animation).decode()}",
-        previews=_previews(ordered[0]) if len(ordered) == 1 else [],
+        previews=[(seen, grid_at(ordered[0], seen)) for seen in shown],
     )
     return Comparison(plain(table), html, animation)
 
@@ -130,17 +132,20 @@ def _text(value: Any) -> str:
     return "none" if value is None else readable(value)
 
 
-def _charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _charts(runs: Sequence[Run], kinds: Mapping[str, str]) -> list[dict[str, Any]]:
     """The curves of all runs, of what any of them measured more than once."""
     logs = {run.name: run.log for run in runs}
     measured = [
         key for key in CURVES if any(sum(key in line for line in log) > 1 for log in logs.values())
     ]
-    return [
+    charts = [
         chart(figure_of_logs(f"{CURVES[key]} {words}", logs, key, against))
         for key in measured
         for against, words in AXES.items()
     ]
+    for line in (line for drawing in charts for line in drawing["lines"]):
+        line["kind"] = kinds[line["name"]]  # also where an earlier run has no such curve
+    return charts
 
 
 def _samples(runs: Sequence[Run]) -> list[tuple[Any, list[tuple[str, list[Image.Image]]]]]:
@@ -154,12 +159,3 @@ def _samples(runs: Sequence[Run]) -> list[tuple[Any, list[tuple[str, list[Image.
             key = run.drawn.get("seed"), run.samples.shape[1:]
             by_noise.setdefault(key, []).append((run.name, pictures))
     return [(seed, rows) for (seed, _), rows in by_noise.items()]
-
-
-def _previews(run: Run) -> list[tuple[int, Image.Image]]:
-    """Some of the grids drawn while training, by images seen."""
-    shown = []
-    for seen in spread(np.array(list(run.previews)), MOST_PREVIEWS).tolist():
-        with Image.open(run.previews[seen]) as grid:
-            shown.append((seen, grid.copy()))
-    return shown
