@@ -58,7 +58,7 @@ class RunSummary:
             if name in self._saved:
                 LOGGER.info("%s: %s", title, shown_path(catalog, name))
         context = click.get_current_context(silent=True)
-        if context is not None:
+        if context is not None and "pipelines" in context.params:  # it was `kedro run`
             LOGGER.info("next: %s", next_command(context, pipeline))
 
 
