@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from kedro.io import AbstractDataset, DatasetError, Version
 from kedro.io.core import get_protocol_and_path
 
+from ddpm_kedro.content import content_hash
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt, publish
 
@@ -46,6 +47,16 @@ class LocalEntry(AbstractDataset):
         self._path = None if where is None else Path(where)
         self._written_by = written_by
         self.metadata = metadata
+
+    def facts(self) -> dict[str, Any] | None:
+        """What a load depends on, told without loading; None where nothing is there. InputError
+        where it cannot be read."""
+        if not self._exists():
+            return None
+        try:
+            return {"sha256": content_hash(self._path)}
+        except OSError as error:
+            raise InputError(f"{self._path} cannot be read: {error}") from error
 
     def _existing(self) -> Path:
         """The path of the file; InputError where there is none yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import shutil
@@ -46,6 +47,20 @@ class ModelFile(PublishedFile):
         from ddpm_kedro.diffusion.model import load_model
 
         return load_model(path, weights=self._weights, trusted_modules=self._trusted_modules)
+
+    def facts(self) -> dict[str, Any] | None:
+        """Besides the hash which `weights` a load gives, and the `spec` of a model of ours."""
+        facts = super().facts()
+        if facts is None:
+            return None
+        from safetensors import SafetensorError
+
+        from ddpm_kedro.diffusion.model_header import read_header
+
+        facts["weights"] = self._weights
+        with contextlib.suppress(SafetensorError, KeyError, ValueError, TypeError):
+            facts["spec"] = read_header(self._path)["spec"]
+        return facts
 
     def preview(self) -> JSONPreview:
         """The facts in the file's metadata; nothing of the weights is read."""

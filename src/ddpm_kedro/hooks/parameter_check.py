@@ -26,10 +26,11 @@ class ParameterCheck:
             from ddpm_kedro.option_check import check_options
 
             self._checked = (parameters, *check_options(parameters))
-        except InputError as error:
+        except InputError as mistake:
+            error = context.config_loader.placed(mistake)
             # Under `kedro viz` no session of ours is there to print the line.
             if click.get_current_context(silent=True) is None:
-                raise
+                raise error from mistake
             raise click.ClickException(str(error)) from error
 
     @hook_impl(tryfirst=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ddpm_kedro.diffusion.interchange import DiffusersModel, from_diffusers
 from ddpm_kedro.diffusion.model import save_model
-from ddpm_kedro.diffusion.model_file import content_hash
+from ddpm_kedro.diffusion.model_header import content_hash
 from ddpm_kedro.evaluation.cards import IMPORTED
 from ddpm_kedro.files import Receipt
 

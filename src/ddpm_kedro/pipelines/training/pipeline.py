@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node
 
-from ddpm_kedro.pipelines.training.nodes import train_model
+from ddpm_kedro.pipelines.training.nodes import tabulate_log, train_model
 
 
 def create_pipeline() -> Pipeline:
-    """train_images -> model, training_log, sample_previews, training_card."""
+    """train_images -> model, training_log, sample_previews, training_card; the log as a table."""
     train = node(
         train_model,
         inputs=["train_images", "checkpoints", "tracker", "params:training"],
@@ -17,4 +17,5 @@ def create_pipeline() -> Pipeline:
         name="train_model",
         tags=["gpu"],
     )
-    return Pipeline([train])
+    tabulate = node(tabulate_log, "training_log", "training_table", name="tabulate_log")
+    return Pipeline([train, tabulate])
