@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ddpm_kedro.diffusion.settings import SamplingSettings
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.evaluation.settings import EvaluationSettings
+from ddpm_kedro.evaluation.settings import CompareSettings, EvaluationSettings
 from ddpm_kedro.images.settings import PreparationSettings
 from ddpm_kedro.ranges import Count, Device, Option, Seed, Switch
 from ddpm_kedro.training.settings import TrainingSettings
@@ -105,6 +105,7 @@ class Parameters:
     evaluation: EvaluationSettings  # before what follows it: a mistake is told of what was typed
     training: TrainingSettings
     sampling: SamplingSettings
+    compare: CompareSettings
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Parameters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import posixpath
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -30,6 +31,12 @@ class Place:
     def beside(self, name: str) -> Place:
         """The place of `name` in the same folder."""
         return Place(posixpath.join(posixpath.dirname(self.path), name), self.files)
+
+    def to(self, other: Place) -> str:
+        """The path of `other` as seen from this file's folder, where both are local."""
+        if self.files is None and other.files is None:
+            return os.path.relpath(other.path, os.path.dirname(self.path))
+        return other.path
 
     def sha256(self) -> str | None:
         """The hash of the content, as by `content_hash`; None where there is none to read."""

@@ -19,14 +19,13 @@ from ddpm_kedro.training.store.fingerprint import differences as changed_values
 
 _COMMANDS = ("force", "restart")  # say what to do now, not what is made
 _ABSENT = {"absent": True}
-# What a dataset is given beside what shapes its content
-_NOT_SHAPING = {"filepath", "path", "version", "credentials", "metadata", "written_by", "fs_args"}
-_NOT_SHAPING |= {"required"}
+_PLACES = {"filepath", "path", "version", "credentials", "fs_args"}  # where content lies, not what
+_FOR_OTHERS = {"metadata", "written_by", "required"}
 
 
 @dataclass(frozen=True)
 class Making:
-    """What makes the outputs of a unit or a stage, in plain data: where it is equal, they are.
+    """What makes the outputs of a unit or a stage, as plain data: where it is equal, they are.
 
     `inputs` are facts of contents by dataset, `parameters` canonical values by `params:` name and
     the options of datasets by `catalog:` name, `code` what `code_digest` gives.
@@ -38,111 +37,91 @@ class Making:
 
 
 def making_of(pipeline: Pipeline, catalog: Any) -> Making | None:
-    """The making of a node, a unit, or a stage of several nodes: then its inputs are those that no
-    node in it makes. None where nobody can tell the content of an input, or a parameter is no plain
-    value. A missing file is a fact too; InputError where a source of images is not there."""
-    inputs = {}
-    for name in sorted(pipeline.inputs()):
-        if is_parameter(name):
-            continue
-        facts = facts_of(catalog.get(name, fallback_to_runtime_pattern=True))
-        if facts is None:
-            return None
-        if facts:
-            inputs[name] = facts
-    parameters = parameters_of(pipeline, catalog)
-    if parameters is None:
+    """The making of a node, a unit or a stage, None where `inputs_of` is. `parameters_of` and
+    `code_of` give those parts where the inputs are not there yet, or are none of one's business."""
+    inputs, parameters = inputs_of(pipeline, catalog), parameters_of(pipeline, catalog)
+    if inputs is None:
         return None
     return Making(inputs, parameters, code_of(pipeline, [parameters, inputs]))
 
 
+def inputs_of(pipeline: Pipeline, catalog: Any) -> dict[str, Any] | None:
+    """The part `inputs`: facts of what no node of `pipeline` makes; None where nobody can tell one
+    of them. InputError where one cannot be read, or a source of images is not there."""
+    names = sorted(name for name in pipeline.inputs() if not is_parameter(name))
+    facts = {name: facts_of(catalog.get(name, True)) for name in names}
+    return None if None in facts.values() else {name: each for name, each in facts.items() if each}
+
+
 def facts_of(dataset: Any) -> dict[str, Any] | None:
-    """What a dataset's content is: `{"sha256": ...}` of its file or folder, more where its class
-    has a method `facts`; nothing for a handle that is a place to work in. None where nobody can
-    tell, `{"absent": True}` for a dataset of this project without a file."""
+    """What a dataset's content is: `{"sha256": ...}` of its file or folder, or what its method
+    `facts` says, where None becomes `{"absent": True}`; nothing for a handle that is a place to
+    work in. None where nobody can tell: in memory, in a database, without a file."""
     dataset = getattr(dataset, "_dataset", dataset)  # what a CachedDataset holds
-    if isinstance(dataset, Handle):
-        return _facts_of_handle(dataset)
+    if isinstance(dataset, Handle) and dataset._path is not None:
+        return {}  # without making the store: its class may import torch
     if hasattr(dataset, "facts"):
-        return dataset.facts() or dict(_ABSENT)
+        facts = dataset.facts()
+        return dict(_ABSENT) if facts is None else canonical(facts)
     place = loaded_place(dataset)
     sha256 = place and place.sha256()
-    return None if sha256 is None else {"sha256": sha256}
+    return {"sha256": sha256} if sha256 else None
 
 
-def _facts_of_handle(handle: Handle) -> dict[str, Any] | None:
-    if handle._path is not None:  # a store: importing its class may take seconds
-        return {}
-    facts = getattr(handle.load(), "facts", dict)
-    return plain(facts())
-
-
-def parameters_of(pipeline: Pipeline, catalog: Any) -> dict[str, Any] | None:
-    """The part `parameters` of a making, for which nothing on the disk is looked at; None where a
-    parameter is no plain value."""
+def parameters_of(pipeline: Pipeline, catalog: Any) -> dict[str, Any]:
+    """The part `parameters`, for which no dataset needs to be there."""
     values: dict[str, Any] = {}
-    for name in sorted(pipeline.datasets()):
+    for name in sorted(pipeline.datasets() - {"params:force"}):
         if not is_parameter(name):
-            dataset = catalog.get(name, fallback_to_runtime_pattern=True)
-            values[f"catalog:{name}"] = _options_of(dataset)
-        elif name != "params:force":
-            try:
-                tree = canonical(_tree(catalog.load(name)))
-                if name == "parameters":
-                    tree = {key: _without_commands(value) for key, value in tree.items()}
-                values[name] = _without_commands(tree)
-            except ValueError:
-                return None
+            values[f"catalog:{name}"] = _options_of(catalog.get(name, True))
+            continue
+        tree = canonical(plain(_tree(catalog.load(name)), real=float, other=repr))
+        if name == "parameters":
+            tree = {key: _without_commands(value) for key, value in tree.items()}
+        values[name] = _without_commands(tree)
     return values
 
 
 def code_of(pipeline: Pipeline, trees: Iterable[Any] = ()) -> dict[str, str]:
-    """The part `code` of a making: of the nodes' functions and of each `type: dotted.path` found in
-    `trees`, such as what `parameters_of` gives; nothing is imported for it."""
+    """The part `code`: of the nodes' functions, and of each `type: dotted.path` in `trees`, such as
+    what `parameters_of` gives. Nothing is imported for it."""
     roots = {_dotted(node.func) for node in pipeline.nodes}
-    roots |= {path for tree in trees for path in _types(tree)}
-    return code_digest(sorted(roots))
+    return code_digest(sorted(roots.union(*map(_types, trees))))
 
 
-def orders_of(pipeline: Pipeline, catalog: Any) -> str | None:
-    """Which parameter orders that the nodes run, whatever was made before: `force=true`, or the
-    `restart` at the top of a parameter of theirs; None where none does."""
-    if "params:force" in catalog and catalog.load("params:force"):
-        return "force=true"
-    return next((f"{key}=true" for key, value in restarts_of(pipeline, catalog) if value), None)
-
-
-def restarts_of(pipeline: Pipeline, catalog: Any) -> Iterator[tuple[str, Any]]:
-    """The keys and values of the parameters `restart` that the nodes take."""
-    for name in sorted(filter(is_parameter, pipeline.inputs())):
-        tree = _tree(catalog.load(name))
-        if isinstance(tree, Mapping) and "restart" in tree:
-            yield f"{name.removeprefix('params:')}.restart", tree["restart"]
+def orders_of(pipeline: Pipeline, catalog: Any) -> dict[str, bool]:
+    """The parameters that order the nodes to run, whatever was made before: each `restart` at the
+    top of a parameter that they take, as `training.restart`, and `force`."""
+    taken = {name: _tree(catalog.load(name)) for name in filter(is_parameter, pipeline.inputs())}
+    orders = {
+        f"{name.removeprefix('params:')}.restart": bool(tree["restart"])
+        for name, tree in sorted(taken.items())
+        if isinstance(tree, Mapping) and "restart" in tree
+    }
+    return {**orders, "force": "params:force" in catalog and bool(catalog.load("params:force"))}
 
 
 def differences(earlier: Making, now: Making) -> list[str]:
-    """In which words `now` differs from `earlier`; none where they are equal."""
+    """How `now` differs from `earlier`, in words; none where they are equal."""
     words = []
-    for name in sorted(earlier.parameters.keys() | now.parameters.keys()):
-        before, after = ({"": each.parameters.get(name)} for each in (earlier, now))
-        changed = changed_values(before, after)
-        words += [f"{name} {line.lstrip('.').replace(': ', ' ', 1)}".strip() for line in changed]
-    for name in sorted(earlier.inputs.keys() | now.inputs.keys()):
-        before, after = earlier.inputs.get(name), now.inputs.get(name)
-        if before != after:
-            missing, new = after in (None, _ABSENT), before in (None, _ABSENT)
-            words.append(f"its input {name} is {'missing' if missing else 'new' if new else 'another'}")
-    code = sorted(
-        name
-        for name in earlier.code.keys() | now.code.keys()
-        if earlier.code.get(name) != now.code.get(name)
-    )
-    return words + [f"code of {name}" for name in code]
+    for name, before, after in _unequal(earlier.parameters, now.parameters):
+        lines = changed_values({"": before}, {"": after})
+        words += [f"{name} {line.lstrip('.').replace(': ', ' ', 1)}" for line in lines]
+    for name, before, after in _unequal(earlier.inputs, now.inputs):
+        how = "is missing" if after in (None, _ABSENT) else "changed"
+        words.append(f"input {name} {'is new' if before in (None, _ABSENT) else how}")
+    return words + [f"code of {name}" for name, *_ in _unequal(earlier.code, now.code)]
+
+
+def _unequal(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in sorted(earlier.keys() | now.keys()):
+        if earlier.get(name) != now.get(name):
+            yield name, earlier.get(name), now.get(name)
 
 
 def _tree(value: Any) -> Any:
     """A typed parameter as it stood in YAML."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if dataclasses.is_dataclass(value):
         return dataclasses.asdict(value)
     return value.model_dump() if hasattr(value, "model_dump") else value
 
@@ -154,14 +133,13 @@ def _without_commands(tree: Any) -> Any:
 
 
 def _options_of(dataset: Any) -> dict[str, Any]:
-    """A dataset's type and the arguments that shape what is loaded or saved."""
-    given = getattr(dataset, "_init_args", None) or {}
+    """A dataset's type, and the arguments that shape what is loaded or saved."""
+    given = dict(getattr(dataset, "_init_args", None) or {})
     if isinstance(dataset, Handle):  # its arguments are places, or among a node's parameters
-        option = given["of"]
-        given = {"of": {"type": option if isinstance(option, str) else option["type"]}}
+        given = {"of": {"type": dataset._option["type"]}}
     for handed_on in ("options", "kwargs"):
-        given = {**given, **(given.get(handed_on) or {}), handed_on: None}
-    shaping = {key: value for key, value in given.items() if key not in _NOT_SHAPING}
+        given |= given.pop(handed_on, None) or {}
+    shaping = {key: value for key, value in given.items() if key not in _PLACES | _FOR_OTHERS}
     shaping = {key: value for key, value in shaping.items() if value not in (None, {}, [], ())}
     return {"type": _dotted(type(dataset)), **plain(shaping, other=_dotted)}
 
@@ -178,6 +156,5 @@ def _types(tree: Any) -> Iterator[str]:
         if isinstance(tree.get("type"), str) and "." in tree["type"]:
             yield tree["type"]
         tree = list(tree.values())
-    if isinstance(tree, list):
-        for item in tree:
-            yield from _types(item)
+    for item in tree if isinstance(tree, list) else []:
+        yield from _types(item)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,20 +13,24 @@ from ddpm_kedro.datasets.place import Place
 from ddpm_kedro.framework.making import Making
 
 VERSION = 1
-_SUFFIX = ".made.json"
+SUFFIX = ".made.json"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What made the outputs of a unit, and what they were then: `outputs` has for each dataset its
-    `path`, relative to the record's folder where both are on one file system, and its `sha256`."""
+    """What made the outputs of a unit, and what they were then."""
 
     nodes: list[str]
-    made_at: str
-    """UTC, ISO 8601."""
     seconds: float
     making: Making
     outputs: dict[str, dict[str, str]]
+    """By dataset the `path`, relative to the record's folder, and the `sha256`."""
+    made_at: str = field(default_factory=_now)
+    """UTC, ISO 8601."""
 
     @classmethod
     def read(cls, place: Place, nodes: list[str]) -> Record | None:
@@ -39,58 +42,27 @@ class Record:
                 return None
             making = Making(*(dict(found[key]) for key in ("inputs", "parameters", "code")))
             outputs = {name: dict(output) for name, output in found["outputs"].items()}
-            datetime.fromisoformat(found["made_at"])
-            return cls(nodes, found["made_at"], float(found["seconds"]), making, outputs)
+            record = cls(nodes, found["seconds"], making, outputs, found["made_at"])
+            return record if record.since else None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
-    @classmethod
-    def of(cls, nodes: list[str], seconds: float, making: Making, outputs: Any) -> Record:
-        """The record of what was made just now."""
-        made_at = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(nodes, made_at, round(seconds, 1), making, outputs)
-
     def write(self, place: Place) -> None:
-        """Write it whole; OSError where the folder is not writable."""
-        said = {
-            "version": VERSION,
-            "nodes": self.nodes,
-            "made_at": self.made_at,
-            "seconds": self.seconds,
-            **asdict(self.making),
-            "outputs": self.outputs,
-            "made_with": _surroundings(),
+        """Write it whole, with what a person may want to know of the surroundings besides; none of
+        that makes outputs stale. OSError where the folder is not writable."""
+        surroundings = {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "torch": importlib.metadata.version("torch"),
         }
-        text = json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False)
-        place.write(text.encode() + b"\n")
+        said: dict[str, Any] = {"version": VERSION, **asdict(self), "made_with": surroundings}
+        said |= said.pop("making")
+        place.write(json.dumps(said, indent=1, ensure_ascii=False).encode() + b"\n")
 
     @property
     def since(self) -> str:
-        """When it was made, in local time, as `26 Nov 02:10`, with the year of an earlier one."""
-        made, now = (each.astimezone() for each in (datetime.fromisoformat(self.made_at), _now()))
-        return f"{made.day} {made:%b %H:%M}" if made.year == now.year else f"{made.day} {made:%b %Y}"
-
-
-def record_place(node: str, output: Place) -> Place:
-    """Where the record of a unit lies that begins with `node` and whose first output is `output`."""
-    return output.beside(f"{node}{_SUFFIX}")
-
-
-def relative_path(output: Place, record: Place) -> str:
-    """The path of an output as a record at `record` says it."""
-    if output.files is None and record.files is None:
-        return os.path.relpath(output.path, os.path.dirname(record.path))
-    return output.path
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _surroundings() -> dict[str, str]:
-    """With what it was made, for a person: none of it makes outputs stale."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "torch": importlib.metadata.version("torch"),
-    }
+        """When the outputs were made, in local time, as `26 Nov 02:10`; of earlier years `2025`
+        stands in place of the time."""
+        made = datetime.fromisoformat(self.made_at).astimezone()
+        is_recent = made.year == datetime.now().year
+        return f"{made.day} {made:%b %H:%M}" if is_recent else f"{made.day} {made:%b %Y}"

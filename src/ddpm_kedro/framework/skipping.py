@@ -1,17 +1,18 @@
-"""A sequential runner that does nothing twice: what was made the same way before is left as it is.
+"""A sequential runner that does nothing twice: what was made the same way before stays as it is.
 
-It decides unit by unit when a unit's turn comes, so that an input made again counts with its new
-content: equal to the old one, it makes nothing stale.
+It decides when a unit's turn comes, so that an input made again counts with its new content: where
+that is the old one, nothing further is made again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import posixpath
+import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,30 +23,31 @@ from kedro.runner import SequentialRunner
 from ddpm_kedro.content import remembering
 from ddpm_kedro.datasets.local_entry import writing
 from ddpm_kedro.datasets.place import Place, loaded_place, place_of
-from ddpm_kedro.framework.making import Making, differences, making_of, orders_of, restarts_of
-from ddpm_kedro.framework.record import Record, record_place, relative_path
-from ddpm_kedro.framework.units import has_place, unlasting, units_of
+from ddpm_kedro.framework.making import Making, differences, inputs_of, making_of, orders_of
+from ddpm_kedro.framework.record import SUFFIX, Record
+from ddpm_kedro.framework.units import units_of, unrecordable
 from ddpm_kedro.locks import FileLock
 
 LOGGER = logging.getLogger(__name__)
 
 _KEPT = "kept"  # a node's tag: a change of code alone is no reason to run it
 _SHOWN = 3  # reasons in a line
+_STARTED_AT = time.time()
 
 
 class SkippingRunner(SequentialRunner):
-    """Runs the units of a pipeline that nothing on the disk stands for, one after another.
+    """Runs the units of a pipeline that no record stands for, one after another.
 
     A unit is skipped where its record is of the same making and its outputs are, byte for byte,
-    those of the record. One line a unit says what is done and why. `folder` is what a relative
-    `data_root` starts from, where the hashes of files are remembered.
+    those of the record. One line a unit says so, or why it runs. `folder` is what a relative
+    `data_root`, where the hashes of files are remembered, starts from.
     """
 
     def __init__(self, is_async: bool = False, folder: Path | None = None) -> None:
         super().__init__(is_async=is_async)
         self._folder = folder or Path()
 
-    def __str__(self) -> str:  # by these words Kedro-Viz knows a run whose nodes come in order
+    def __str__(self) -> str:  # by these words Kedro-Viz knows that nodes run one by one
         kind = SequentialRunner
         return f"<{kind.__module__}.{kind.__qualname__} object that skips what is made>"
 
@@ -54,10 +56,9 @@ class SkippingRunner(SequentialRunner):
         return logging.getLogger(SequentialRunner.__module__)
 
     def run(self, *args: Any, only_missing_outputs: bool = False, **options: Any) -> dict[str, Any]:
-        """As in Kedro; with `only_missing_outputs` no content is compared either."""
+        """As in Kedro; with `only_missing_outputs` nothing is compared, and no record written."""
         if only_missing_outputs:
-            plain = SequentialRunner(self._is_async)
-            return plain.run(*args, only_missing_outputs=True, **options)
+            return SequentialRunner(self._is_async).run(*args, only_missing_outputs=True, **options)
         return super().run(*args, **options)
 
     def _run(
@@ -70,11 +71,11 @@ class SkippingRunner(SequentialRunner):
                 if not work.is_done():
                     with work.recorded():
                         super()._run(unit, catalog, hook_manager, run_id)
-                for node in unit.nodes:  # what later units need is kept; `super` sees one unit
+                for node in unit.nodes:
                     self._release_datasets(node, catalog, loads, pipeline)
 
     def _suggest_resume_scenario(self, *_: Any) -> None:
-        self._logger.warning("Repeat the command to go on: what is done will be skipped.")
+        self._logger.warning("The same command goes on from here: what is done is skipped.")
 
     def _hashes_remembered(self, catalog: Any) -> contextlib.AbstractContextManager[None]:
         if "params:data_root" not in catalog:
@@ -89,96 +90,109 @@ class _Work:
         self._unit, self._catalog = unit, catalog
         self._nodes = [node.name for node in unit.nodes]
         self._name = ", ".join(self._nodes)
-        made = (name for node in unit.nodes for name in node.outputs)
-        self._placed = {name: catalog.get(name) for name in made if has_place(name, catalog)}
-        self._place: Place | None = None  # of the record; None where none can speak for the unit
+        made = {name: catalog.get(name) for node in unit.nodes for name in node.outputs}
+        self._outputs = {name: each for name, each in made.items() if place_of(each)}
+        self._place: Place | None = None  # of the record; None where there is to be none
         self._making: Making | None = None  # before the work
 
     def is_done(self) -> bool:
-        """Whether the unit is skipped; one line says since when, or why not. InputError where a
-        source of images is not there."""
-        reasons = self._reasons()
-        if reasons:
-            more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-            LOGGER.info("%s runs: %s%s", self._name, ", ".join(reasons[:_SHOWN]), more)
-        return not reasons
-
-    def _reasons(self) -> list[str]:
-        """Why the unit runs; none where it is skipped."""
-        if always := unlasting(self._unit, self._catalog):
-            return [always]
-        self._place = record_place(self._nodes[0], place_of(next(iter(self._placed.values()))))
+        """Whether the unit is skipped. InputError where an input cannot be read."""
+        if reason := unrecordable(self._unit, self._catalog):
+            return self._runs([reason])
+        first = next(iter(self._outputs.values()))
+        self._place = place_of(first).beside(f"{self._nodes[0]}{SUFFIX}")
         self._making = making_of(self._unit, self._catalog)
-        if order := orders_of(self._unit, self._catalog):
-            return [order]
+        orders = orders_of(self._unit, self._catalog)
+        if given := [f"{key}=true" for key, value in orders.items() if value]:
+            return self._runs(given)
         if self._making is None:
-            return ["nobody can tell whether an input of it has changed"]
+            return self._runs(["nobody can tell whether an input has changed"])
         record = Record.read(self._place, self._nodes)
         if record is None:
-            is_new = len(list(self._altered(None))) == len(self._placed)
-            return ["it has no outputs yet" if is_new else "no record says what made its outputs"]
+            return self._runs(["no record says what made its outputs"])
+
         changed = differences(record.making, self._making)
-        reasons = changed + list(self._altered(record.outputs))
-        if not reasons:
+        altered = list(self._altered(record.outputs))
+        is_code_alone = replace(record.making, code=self._making.code) == self._making
+        if not changed and not altered:
             LOGGER.info("%s: nothing has changed since %s", self._name, record.since)
-        elif self._is_kept() and self._is_code_alone(record.making) and reasons == changed:
-            modules = ", ".join(word.removeprefix("code of ") for word in changed[:_SHOWN])
-            orders = (f"{key}=true" for key, _ in restarts_of(self._unit, self._catalog))
-            again = next(orders, "force=true")
-            LOGGER.info("%s: kept, code differs (%s); %s trains again", self._name, modules, again)
-            return []
-        return reasons
+        elif altered or not (
+            is_code_alone and all(_KEPT in node.tags for node in self._unit.nodes)
+        ):
+            return self._runs(changed + altered)
+        else:
+            modules = _listed(reason.removeprefix("code of ") for reason in changed)
+            again = f"{next(iter(orders))}=true {'trains' if len(orders) > 1 else 'runs it'} again"
+            LOGGER.info("%s: kept, code differs (%s); %s", self._name, modules, again)
+        return True
 
-    def _is_kept(self) -> bool:
-        return all(_KEPT in node.tags for node in self._unit.nodes)
+    def _runs(self, reasons: list[str]) -> bool:
+        LOGGER.info("%s runs: %s", self._name, _listed(reasons))
+        return False
 
-    def _is_code_alone(self, earlier: Making) -> bool:
-        return replace(earlier, code=self._making.code) == self._making
-
-    def _altered(self, outputs: Mapping[str, Mapping[str, str]] | None) -> Iterator[str]:
-        """In words, the outputs that are missing, or others than `outputs` says."""
-        for name, dataset in self._placed.items():
-            place = loaded_place(dataset)
-            sha256 = place and place.sha256()
-            shown = posixpath.basename(place_of(dataset).path)
-            if sha256 is None:
-                yield f"its output {shown} is missing"
-            elif outputs is not None and outputs.get(name, {}).get("sha256") != sha256:
-                yield f"its output {shown} was altered"
+    def _altered(self, recorded: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+        """In words, the outputs that are not what the record says."""
+        for name, dataset in self._outputs.items():
+            sha256 = _hash_of(dataset)
+            if sha256 is None or recorded.get(name, {}).get("sha256") != sha256:
+                how = "is missing" if sha256 is None else "was altered"
+                yield f"its output {os.path.basename(place_of(dataset).path)} {how}"
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
-        """Do the work inside: under a lock, the old record removed before, a new one written when
-        it ends well. InputError where another process does it, or the folder is not writable."""
+        """The work is done inside. The record of earlier outputs goes before it begins, its own
+        comes when all are saved. InputError where another process does the same work, or the
+        folder is not writable."""
         if self._place is None:
             yield
             return
         with contextlib.ExitStack() as held:
-            with writing(self._place.path, self._place.files is None):
+            with self._writing():
                 if self._place.files is None:
-                    lock = Path(self._place.path).with_name(f".{self._nodes[0]}.lock")
-                    lock.parent.mkdir(parents=True, exist_ok=True)
-                    held.enter_context(FileLock(lock))
+                    folder = Path(self._place.path).parent
+                    folder.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(FileLock(folder / f".{self._nodes[0]}.lock"))
                 self._place.remove()
-            started = time.monotonic()
+            started_at = time.monotonic()
             yield
-            seconds = time.monotonic() - started
-            finished = all(getattr(each, "is_finished", True) for each in self._placed.values())
-            if not finished or self._making is None:
-                return
-            if making_of(self._unit, self._catalog) != self._making:
-                LOGGER.warning("%s: an input was altered meanwhile; it runs again", self._name)
-                return
-            record = Record.of(self._nodes, seconds, self._making, self._outputs())
-            with writing(self._place.path, self._place.files is None):
-                record.write(self._place)
+            if self._making is not None and self._may_be_recorded():
+                outputs = {
+                    name: {"path": self._place.to(loaded_place(each)), "sha256": _hash_of(each)}
+                    for name, each in self._outputs.items()
+                }
+                seconds = round(time.monotonic() - started_at, 1)
+                with self._writing():
+                    Record(self._nodes, seconds, self._making, outputs).write(self._place)
 
-    def _outputs(self) -> dict[str, dict[str, str]]:
-        outputs = {}
-        for name, dataset in self._placed.items():
-            place = loaded_place(dataset)
-            outputs[name] = {
-                "path": relative_path(place, self._place),
-                "sha256": place.sha256(),
-            }
-        return outputs
+    def _may_be_recorded(self) -> bool:
+        """Whether the outputs are finished, and what made them is still what was looked at."""
+        if None in map(_hash_of, self._outputs.values()):
+            return False
+        if inputs_of(self._unit, self._catalog) != self._making.inputs:
+            LOGGER.warning("%s: an input was altered meanwhile; it will run again", self._name)
+        elif _is_edited(self._making.code):
+            LOGGER.warning("%s: its code was edited meanwhile; it will run again", self._name)
+        else:  # a training that max_minutes ended is not finished
+            return all(getattr(each, "is_finished", True) for each in self._outputs.values())
+        return False
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self._place.path, self._place.files is None)
+
+
+def _hash_of(dataset: Any) -> str | None:
+    place = loaded_place(dataset)
+    return place and place.sha256()
+
+
+def _is_edited(modules: Iterable[str]) -> bool:
+    """Whether a module was saved after this process began, which may have the code of before."""
+    loaded = filter(None, map(sys.modules.get, modules))
+    files = (each.__file__ for each in loaded if getattr(each, "__file__", None))
+    return any(os.path.exists(file) and os.stat(file).st_mtime > _STARTED_AT for file in files)
+
+
+def _listed(reasons: Iterable[str]) -> str:
+    reasons = list(reasons)
+    more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+    return f"{', '.join(reasons[:_SHOWN])}{more}"
