@@ -29,7 +29,7 @@ def content_hash(path: str | os.PathLike[str]) -> str:
     if not os.path.isdir(path):
         return _file_hash(path)
     whole = hashlib.sha256()
-    for name in sorted(_files_below(path)):
+    for name in sorted(files_below(path)):
         whole.update(os.fsencode(f"{name}\0{_file_hash(os.path.join(path, name))}\n"))
     return whole.hexdigest()
 
@@ -76,7 +76,9 @@ def _status(path: str) -> list[int]:
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
-def _files_below(root: str) -> Iterator[str]:
+def files_below(root: str | os.PathLike[str]) -> Iterator[str]:
+    """The paths below the folder `root` of all files that are not hidden; links are followed, but
+    each folder is entered once. OSError where a folder cannot be read."""
     visited: set[str] = set()  # links may lead round in circles
     for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
         real = os.path.realpath(folder)

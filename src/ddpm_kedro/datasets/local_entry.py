@@ -72,13 +72,17 @@ class LocalEntry(AbstractDataset):
 
 
 class PublishedFile(LocalEntry):
-    """A file that a stage wrote elsewhere, saved from its receipt."""
+    """A file that a stage wrote elsewhere, saved from its receipt; `is_finished` is whether the
+    receipt saved last says that nothing is left to do for it."""
+
+    is_finished = True
 
     def save(self, data: Receipt) -> None:
         """Publish the file in one rename: a link where the file system has links, else a copy.
         InputError where the folder is not writable, or its disk is full."""
         with writing(self._path):
             publish(data.path, self._path)
+        self.is_finished = data.facts.get("finished", True)
 
 
 @contextlib.contextmanager

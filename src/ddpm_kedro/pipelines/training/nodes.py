@@ -6,15 +6,18 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddpm_kedro.diffusion.model_header import content_hash
 from ddpm_kedro.files import Receipt
 from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.training.settings import TrainingSettings
-from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 from ddpm_kedro.training.tracker import Tracker
-from ddpm_kedro.training.train import train
+
+if TYPE_CHECKING:
+    from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
+else:  # Kedro reads the annotations at every start, which does without torch
+    CheckpointStore = Any
 
 _TIMINGS = ("images_per_second", "elapsed_seconds")
 
@@ -27,6 +30,8 @@ def train_model(
 ) -> tuple[Receipt, Receipt, Receipt, dict[str, Any]]:
     """Train, resume or find the training already done: receipts of the model file, the training log
     and the folder of previews; then the card that says which model they are of."""
+    from ddpm_kedro.training.train import train
+
     receipts = train(train_images, checkpoints, tracker, parameters)
     facts = receipts.training_log.facts
     # No status: a training that is found again is the same one, and makes nothing after it anew.

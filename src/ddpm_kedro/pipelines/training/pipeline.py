@@ -15,7 +15,7 @@ def create_pipeline() -> Pipeline:
         # saved in this order: the card last, so that it fits nothing after a kill
         outputs=["model", "training_log", "sample_previews", "training_card"],
         name="train_model",
-        tags=["gpu"],
+        tags=["gpu", "kept"],  # kept: other code alone does not run it again
     )
     tabulate = node(tabulate_log, "training_log", "training_table", name="tabulate_log")
     return Pipeline([train, tabulate])
