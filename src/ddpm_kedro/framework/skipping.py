@@ -137,7 +137,8 @@ class _Work:
         return True
 
     def _runs(self, reasons: list[str]) -> bool:
-        LOGGER.info("%s runs: %s", self._name, listed(reasons))
+        verb = "run" if len(self._nodes) > 1 else "runs"
+        LOGGER.info("%s %s: %s", self._name, verb, listed(reasons))
         return False
 
     def _altered(self, recorded: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
