@@ -5,17 +5,12 @@ from __future__ import annotations
 import copy
 import random
 from functools import cache
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from ddpm_kedro.errors import InputError
 from ddpm_kedro.framework.composition import compose
-from ddpm_kedro.framework.config_loader import LayeredConfigLoader
-from ddpm_kedro.framework.origins import USER_LAYERS, Origin, leaves, origins
+from ddpm_kedro.framework.origins import USER_LAYERS, leaves, origins
 
 PARTS = ("objective", "sampler")
 # The last of each is what a name is changed to, and never written otherwise
