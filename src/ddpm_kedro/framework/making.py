@@ -106,6 +106,7 @@ def differences(earlier: Making, now: Making) -> list[str]:
     words = []
     for name, before, after in _unequal(earlier.parameters, now.parameters):
         lines = changed_values({"": before}, {"": after})
+        lines.sort(key=lambda line: ".type: " not in line)  # a choice says more than its arguments
         words += [f"{name} {line.lstrip('.').replace(': ', ' ', 1)}" for line in lines]
     for name, before, after in _unequal(earlier.inputs, now.inputs):
         how = "is missing" if after in (None, _ABSENT) else "changed"

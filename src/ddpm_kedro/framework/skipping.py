@@ -109,7 +109,11 @@ class _Work:
             return self._runs(["nobody can tell whether an input has changed"])
         record = Record.read(self._place, self._nodes)
         if record is None:
-            return self._runs(["no record says what made its outputs"])
+            is_new = not any(map(_hash_of, self._outputs.values()))
+            no_record = (
+                "it has no outputs yet" if is_new else "no record says what made its outputs"
+            )
+            return self._runs([no_record])
 
         changed = differences(record.making, self._making)
         altered = list(self._altered(record.outputs))
