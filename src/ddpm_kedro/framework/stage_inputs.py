@@ -22,6 +22,7 @@ from ddpm_kedro.datasets.local_entry import writing
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
 from ddpm_kedro.framework.making import code_of, facts_of, parameters_of
+from ddpm_kedro.framework.session import mistake_in
 from ddpm_kedro.parameters import Parameters
 
 STAGES = ("data_preparation", "training", "sampling", "evaluation")
@@ -79,8 +80,11 @@ def main() -> None:
                 if not path.is_file() or path.read_text(encoding="utf-8") != text:
                     with atomic_write(path, "w") as file:
                         file.write(text)
-    except InputError as error:
-        sys.exit(f"Error: {error}")
+    except Exception as error:
+        mistake = mistake_in(error)
+        if mistake is None:
+            raise
+        sys.exit(f"Error: {mistake}")
 
 
 if __name__ == "__main__":
