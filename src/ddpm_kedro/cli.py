@@ -9,7 +9,7 @@ from kedro.framework.cli.project import run
 
 __all__ = ["cli", "run"]  # Kedro takes `run` from here for the command `ddpm-kedro`
 
-_COMMANDS: tuple[str, ...] = ()  # each is the function of its name in its module in `commands`
+_COMMANDS: tuple[str, ...] = ("sweep",)  # each a function in the module of its name in `commands`
 
 
 class _Commands(click.Group):
