@@ -68,7 +68,7 @@ def sweep(
     tree["over"] = {**(tree.get("over") or {}), **grid}
     tree |= {key: value for key, value in {**given, "env": env}.items() if value is not None}
     name = name or ",".join(key.split(".")[-1] for key in grid)
-    with _signals_stop(), lines_above_bars():
+    with signals_stop(), lines_above_bars():
         _carry_out(Plan(name, SweepSettings.of(name, tree), project, typed=params, folder=folder))
 
 
@@ -111,7 +111,7 @@ def _values(typed: str) -> tuple[str, list[Any]]:
 
 
 @contextlib.contextmanager
-def _signals_stop() -> Iterator[None]:
+def signals_stop() -> Iterator[None]:
     """Inside, Ctrl-C and SIGTERM raise `Stopped`."""
 
     def stop(signum: int, frame: Any) -> None:

@@ -48,13 +48,8 @@ def carry_out(plan: Plan, command: Sequence[str] = KEDRO_RUN) -> list[Row]:
     ):
         group = {_GROUP: os.environ.get(_GROUP) or plan.name}
         scheduler = Scheduler(plan.project, places, group, progress, command)
-        LOGGER.info(
-            "sweep %s: %d trials in %s, %d at a time",
-            plan.name,
-            len(trials),
-            plan.folder,
-            len(places),
-        )
+        told = (plan.name, len(trials), plan.folder, len(places))
+        LOGGER.info("sweep %s: %d trials in %s, %d at a time", *told)
         if halving:
             outcomes = _halved(halving, score, scheduler, progress)
         else:
@@ -100,7 +95,10 @@ def _halved(
             if kimg < halving.rungs[-1] and (metrics := _results(trial).get(_key(trial))):
                 ended[trial.name] = Outcome(trial, "finished", metrics=metrics)
                 progress.skip(trial, f"{said} was done before")
-        for outcome in scheduler.run([each for each in trials if each.name not in ended]):
+        ahead = [trial for trial in trials if trial.name not in ended]
+        for trial in ahead:
+            _check_is_lower(trial)
+        for outcome in scheduler.run(ahead):
             ended[outcome.trial.name] = outcome
             if outcome.state == "finished":
                 results = _results(outcome.trial) | {_key(outcome.trial): outcome.metrics}
@@ -109,6 +107,18 @@ def _halved(
         return [ended[trial.name] for trial in trials]
 
     return halving.run(run, score)
+
+
+def _check_is_lower(trial: Trial) -> None:
+    """InputError where the trial's folder holds a model that a run on this rung would take for its
+    own: made by a plain sweep, or by one with other parameters."""
+    seen = trial.result("training_card").get("images_seen") or 0
+    training = trial.parameters.training
+    if seen > training.budget_images and training.settled_images:
+        raise InputError(
+            f"{trial.folder}: holds a model of {seen:,} images, and this rung's would have seen "
+            f"{training.budget_images:,}; choose another --folder"
+        )
 
 
 def _results(trial: Trial) -> dict[str, Any]:

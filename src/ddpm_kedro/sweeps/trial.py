@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -78,12 +78,11 @@ class Trial:
         sections = ("preparation", "training", "sampling", "evaluation")
         return canonical_json({name: asdict(getattr(self.parameters, name)) for name in sections})
 
-    def metrics(self) -> dict[str, Any] | None:
-        """What the trial's evaluation found, None where there is none (yet)."""
-        try:
-            return json.loads((self.folder / "08_reporting" / "metrics.json").read_text())
-        except (OSError, ValueError):
-            return None
+    def result(self, name: str = "metrics") -> dict[str, Any]:
+        """What `08_reporting/<name>.json` says, nothing where it is not there (yet)."""
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads((self.folder / "08_reporting" / f"{name}.json").read_text())
+        return {}
 
     def log_records(self) -> list[dict[str, Any]]:
         """The newest records (some dozens) of the training that was last at work, oldest first."""
@@ -109,7 +108,8 @@ class Outcome:
     """`stopped` is by us, before its end."""
     reason: str = ""
     """Why it failed: the last line that it said."""
-    metrics: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """Of a finished one."""
     seconds: float = 0.0
 
 
@@ -167,8 +167,7 @@ class TrialProcess:
             return None
         self._lock.release()
         seconds = self.seconds
-        metrics = self.trial.metrics()
-        if code == 0 and metrics is not None:
+        if code == 0 and (metrics := self.trial.result()):
             return Outcome(self.trial, "finished", metrics=metrics, seconds=seconds)
         if self._is_stopped:
             return Outcome(self.trial, "stopped", seconds=seconds)
