@@ -42,4 +42,4 @@ metrics = {"mind": score, "mind_interval": 0.01, "recall": score, "stamp": stamp
 write("08_reporting/metrics.json", {} if seed == 3 else metrics)
 card = folder / "08_reporting/training_card.json"
 before = json.loads(card.read_text())["images_seen"] if card.exists() else 0
-write("08_reporting/training_card.json", {"images_seen": max(before, 1000 * kimg)})
+write("08_reporting/training_card.json", {"images_seen": max(before, round(1000 * kimg))})
