@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.comparison import compare
 from ddpm_kedro.files import atomic_write
 from ddpm_kedro.locks import FileLock
 from ddpm_kedro.sweeps.halving import Halving
@@ -135,10 +136,6 @@ def _key(trial: Trial) -> str:
 def _compare(outcomes: Sequence[Outcome], folder: Path) -> None:
     """Write the page that shows the finished trials side by side."""
     finished = {each.trial.name: each.trial.folder for each in outcomes if each.metrics}
-    try:
-        from ddpm_kedro.evaluation.comparison import compare
-    except ImportError:
-        return
     if finished:
         with atomic_write(folder / "comparison.html", "w") as file:
             file.write(compare(finished).html)
