@@ -40,7 +40,9 @@ def stage_inputs(project: Path) -> dict[str, dict[str, Any]]:
         catalog = session.load_context().catalog
         root = catalog.load("params:data_root")
         if root != _ROOT:
-            raise InputError(f"data_root={root}: dvc.yaml tracks {_ROOT}; leave data_root out of conf")
+            raise InputError(
+                f"data_root={root}: dvc.yaml tracks {_ROOT}; leave data_root out of conf"
+            )
         with remembering(project / root / ".hashes.json"):
             return {stage: _inputs_of(pipelines[stage], catalog) for stage in STAGES}
 
