@@ -16,6 +16,7 @@ from kedro.framework.project import pipelines
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.comparison import compare
 from ddpm_kedro.files import atomic_write
+from ddpm_kedro.framework.record import SUFFIX
 from ddpm_kedro.framework.session import ProjectSession
 from ddpm_kedro.framework.skipping import is_made
 from ddpm_kedro.locks import FileLock
@@ -107,7 +108,7 @@ def _ended(trials: Sequence[Trial], scheduler: Scheduler, progress: SweepProgres
 
 def _is_made(trial: Trial) -> bool:
     """Whether `kedro run` would skip all that the trial does."""
-    if not trial.result():
+    if not any(trial.folder.rglob(f"*{SUFFIX}")):
         return False
     told = {"env": trial.env, "runtime_params": dict(trial.params)}
     with ProjectSession.create(**told) as session:
