@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 import yaml
+from kedro.framework.cli.utils import _split_params
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.sweeps.plan import Plan, leaves, name_of, nested
@@ -120,3 +124,28 @@ def test_nested_and_leaves_are_each_others_inverse():
 def test_the_projects_own_sweeps_are_right(project, tmp_path):
     for name, tree in yaml.safe_load((project / "conf/base/sweep.yml").read_text()).items():
         assert len(Plan(name, SweepSettings.of(name, tree), project).trials()) > 1
+
+
+def test_the_wandb_sweep_hands_its_parameters_to_kedro_run(project, tmp_path):
+    """As W&B's agent does: the last word of the command becomes a word for each parameter."""
+    *command, macro = yaml.safe_load((project / "docs/wandb_sweep.yml").read_text())["command"]
+    assert macro == "${args_no_hyphens}"
+    kedro = tmp_path / "kedro"
+    kedro.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    kedro.chmod(0o755)
+    result = subprocess.run(
+        [*command, "optimizer=adamw", "training.optimizer.lr=0.001"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "WANDB_RUN_ID": "r1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    run, option, params = result.stdout.splitlines()
+    assert (run, option) == ("run", "--params")
+    assert _split_params(None, None, params) == {
+        "optimizer": "adamw",
+        "training": {"optimizer": {"lr": 0.001}},
+        "data_root": "data/sweeps/wandb/r1",
+        "prepared_root": "data/03_primary",
+        "raw_root": "data/01_raw",
+    }
