@@ -73,6 +73,7 @@ def sweep(
 
 
 def _carry_out(plan: Plan) -> None:
+    from ddpm_kedro.sweeps.search import command_line
     from ddpm_kedro.sweeps.sweep import carry_out  # torch, for plans that are right only
     from ddpm_kedro.sweeps.table import as_text
 
@@ -83,7 +84,9 @@ def _carry_out(plan: Plan) -> None:
         sys.exit(stop.exit_code)
     click.echo(as_text(rows, plan.settings.score))
     click.echo(f"table and comparison: {plan.folder}")
-    if any(row.state != "finished" for row in rows):
+    if plan.settings.search and rows[0].rank == 1:
+        click.echo(f"the best once more: {command_line(plan, rows[0].varied)}")
+    if any(row.state == "failed" for row in rows):
         sys.exit(1)
 
 
