@@ -9,7 +9,7 @@ from kedro.framework.cli.project import run
 
 __all__ = ["cli", "run"]  # Kedro takes `run` from here for the command `ddpm-kedro`
 
-_COMMANDS: tuple[str, ...] = ("sweep",)  # each a function in the module of its name in `commands`
+_COMMANDS = ("choices", "compare", "sweep")  # each is a function in the module of its name
 
 
 class _Commands(click.Group):

@@ -17,9 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from ddpm_kedro.diffusion.settings import SamplingSettings
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.evaluation.settings import EvaluationSettings
+from ddpm_kedro.evaluation.settings import CompareSettings, EvaluationSettings
 from ddpm_kedro.images.settings import PreparationSettings
-from ddpm_kedro.ranges import Count, Device, Option, Seed
+from ddpm_kedro.ranges import Count, Device, Option, Seed, Switch
 from ddpm_kedro.training.settings import TrainingSettings
 
 _Kind = TypeVar("_Kind")
@@ -88,6 +88,8 @@ class Parameters:
     image_path: str | None
     """Where dataset=image_folder or parquet finds its images."""
     image_size: Count | None
+    force: Switch
+    """Run the chosen nodes even where nothing has changed; a training that is done stays done."""
     import_path: str | None
     """The diffusers folder that the pipeline import_diffusers reads."""
     data_root: str
@@ -103,6 +105,7 @@ class Parameters:
     evaluation: EvaluationSettings  # before what follows it: a mistake is told of what was typed
     training: TrainingSettings
     sampling: SamplingSettings
+    compare: CompareSettings
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Parameters:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline
 
 from ddpm_kedro.pipelines import (
+    compare,
     data_preparation,
     evaluation,
     export_diffusers,
@@ -24,6 +25,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "evaluation": evaluation.create_pipeline(),
     }
     beside = {
+        "compare": compare.create_pipeline(),
         "export_diffusers": export_diffusers.create_pipeline(),
         "import_diffusers": import_diffusers.create_pipeline(),
     }

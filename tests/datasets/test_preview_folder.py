@@ -58,6 +58,8 @@ def test_leftovers_of_a_killed_run_are_cleared(tmp_path, published):
     published.save(Receipt(source))
     published.save(Receipt(source))
     assert list(published.load()) == [7]
+    copy = parent / "sample_previews" / "preview_7.png"
+    assert not copy.samefile(source / "preview_7.png")  # altered, it alters nothing of training's
     assert [path.name for path in parent.iterdir()] == ["sample_previews"]
 
 
@@ -68,7 +70,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path, published, monkeypatch):
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training_results, "publish", full)
+    monkeypatch.setattr(training_results.shutil, "copyfile", full)
     with pytest.raises(DatasetError, match="No space left"):
         published.save(Receipt(drawn(tmp_path / "second", 2)))
     assert list(published.load()) == [1]

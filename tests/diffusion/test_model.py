@@ -18,7 +18,7 @@ from ddpm_kedro import load_model as load_model_of_package
 from ddpm_kedro.diffusion.execution import Compiled, Tiled
 from ddpm_kedro.diffusion.lanes import Lanes
 from ddpm_kedro.diffusion.model import Model, load_model, save_model
-from ddpm_kedro.diffusion.model_file import HEADER, content_hash
+from ddpm_kedro.diffusion.model_header import HEADER, content_hash
 from ddpm_kedro.diffusion.model_spec import ModelSpec
 from ddpm_kedro.diffusion.samplers import DDIM
 from ddpm_kedro.diffusion.samplers.thresholding import StaticThreshold

@@ -82,6 +82,28 @@ def test_a_torn_file_is_made_again(store, kept, caplog):
     assert extractor.asked == 2
 
 
+@pytest.mark.parametrize("where", [-40, -1])  # a feature, its checksum
+def test_an_altered_file_is_made_again(store, where, caplog):
+    extractor = Counting()
+    whole = store.features(extractor, IMAGES, "train")
+    content = bytearray(files(store)[0].read_bytes())
+    content[where] ^= 1
+    files(store)[0].write_bytes(content)
+    np.testing.assert_array_equal(store.features(extractor, IMAGES, "train"), whole)
+    assert caplog.text.count("its checksum is missing or another one") == 1
+    store.features(extractor, IMAGES, "train")
+    assert extractor.asked == 2
+
+
+def test_a_file_of_an_earlier_version_is_made_again(store):
+    extractor = Counting()
+    whole = store.features(extractor, IMAGES, "train")
+    np.save(files(store)[0], whole)
+    np.testing.assert_array_equal(store.features(extractor, IMAGES, "train"), whole)
+    store.features(extractor, IMAGES, "train")
+    assert extractor.asked == 2
+
+
 def test_a_pickle_in_its_place_is_not_opened(store):
     store.features(Counting(), IMAGES, "train")
     np.save(files(store)[0], np.array([object()]), allow_pickle=True)

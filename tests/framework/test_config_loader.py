@@ -185,3 +185,69 @@ def test_a_catalog_entry_without_type_is_refused_by_name(conf, entry):
     (conf / "local" / "catalog.yml").write_text(f"model: {entry}\n")
     with pytest.raises(InputError, match="catalog entry model: needs a type"):
         load(conf)["catalog"]
+
+
+@pytest.fixture
+def params_file(conf: Path) -> Path:
+    """A conf folder inside a project folder; the path of params.yaml beside it."""
+    conf.rename(conf.parent / "moved")
+    conf.mkdir()
+    (conf.parent / "moved").rename(conf / "conf")
+    return conf / "params.yaml"
+
+
+def test_params_yaml_lies_over_local_and_under_the_command_line(params_file):
+    conf = params_file.parent / "conf"
+    (conf / "local/parameters.yml").write_text("optimizer: adam\ntraining: {batch_size: 7}\n")
+    params_file.write_text("optimizer: sgd\nroot:\ntraining: {batch_size: null, rate: 5}\n")
+    parameters = load(conf, "homework")["parameters"]
+    assert parameters["training"]["optimizer"]["lr"] == 1e-4  # the preset's sgd
+    assert parameters["training"]["batch_size"] == 7  # what is null is not set
+    assert parameters["training"]["rate"] == 5
+    assert parameters["root"] == "data"
+    assert optimizer(conf, "homework", optimizer="adam")["lr"] == 1e-5
+
+
+def test_params_yaml_chooses_the_preset_where_none_is_asked_for(params_file):
+    conf = params_file.parent / "conf"
+    params_file.write_text("preset: homework\n")
+    assert optimizer(conf)["lr"] == 1e-5
+    assert optimizer(conf, "local")["lr"] == 0.002
+    assert "preset" not in load(conf)["parameters"]
+    params_file.write_text("preset: null\n")
+    assert optimizer(conf)["lr"] == 0.002
+
+
+def test_layers_are_known_by_name(params_file):
+    conf = params_file.parent / "conf"
+    params_file.write_text("preset: homework\noptimizer: sgd\nroot:\n")
+    loader = load(conf, root="x")
+    loader["parameters"]
+    layers = loader.parameter_layers
+    assert list(layers) == ["base", "homework", "local", "params.yaml", "--params"]
+    assert layers["params.yaml"] == {"optimizer": "sgd"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("preset: homwork\n", "params.yaml: preset=homwork: no folder .*did you mean homework"),
+        ("preset: 3\n", "params.yaml: preset=3: no folder"),
+        ("optimizer: sdg\n", "params.yaml: optimizer=sdg: choose one of"),
+        ("- a\n", "params.yaml: needs key: value lines"),
+        ("a: 1\n b: 2\n", "params.yaml, line 2: not valid YAML"),
+    ],
+)
+def test_a_mistake_in_params_yaml_is_said_with_its_name(params_file, text, said):
+    params_file.write_text(text)
+    with pytest.raises(InputError, match=said) as refused:
+        load(params_file.parent / "conf")["parameters"]
+    assert "\n" not in str(refused.value)
+
+
+def test_only_what_params_yaml_says_is_placed_there(params_file):
+    params_file.write_text("training: {batch_size: 0, rate: 1}\n")
+    loader = load(params_file.parent / "conf", training={"rate": 2})
+    mistakes = ["training.batch_size=0: too small", "training.rate=2: too large", "root=1: no"]
+    placed = [str(loader.placed(InputError(mistake))) for mistake in mistakes]
+    assert placed == [f"params.yaml: {mistakes[0]}", *mistakes[1:]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 
@@ -11,7 +12,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import configure_project, pipelines
 from kedro.io import DataCatalog
 
-from ddpm_kedro.datasets.report_files import TextFile
+from ddpm_kedro.datasets.report_files import MetricsFile, TextFile
 from ddpm_kedro.hooks.run_summary import RunSummary, next_command
 
 
@@ -65,12 +66,15 @@ def last_lines(tmp_path, monkeypatch, caplog):
     catalog = DataCatalog(
         {name: TextFile(filepath=str(tmp_path / "data" / file)) for name, file in files.items()}
     )
+    catalog["metrics"] = MetricsFile(filepath=str(tmp_path / "data" / "metrics.json"))
 
     summary = RunSummary()  # one for all runs of a process
 
-    def end(saved: dict[str, object]) -> list[str]:
+    def end(saved: dict[str, object], has_worked: bool = True) -> list[str]:
         caplog.clear()
         summary.before_pipeline_run()
+        if has_worked:
+            summary.before_node_run()
         for name, data in saved.items():
             summary.after_dataset_saved(name, data)
         summary.after_pipeline_run(pipelines["__default__"], catalog)
@@ -98,3 +102,15 @@ def test_what_this_run_did_not_make_is_not_named(last_lines):
     assert len(last_lines({"sample_grid": "", "metrics": SCORED})) == 2
     assert last_lines({"model": object()}) == []
     assert last_lines({"metrics": SCORED | {"mind_ratio": None}}) == []
+
+
+def test_a_run_without_work_names_what_is_there(last_lines, tmp_path):
+    assert last_lines({}, has_worked=False) == ["nothing to do: all results are there"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "report.html").write_text("")
+    (tmp_path / "data" / "metrics.json").write_text(json.dumps(SCORED))
+    nothing, score, report = last_lines({}, has_worked=False)
+    assert nothing.startswith("nothing to do")
+    assert score.startswith("score: MIND 1.79 ")
+    assert report == "report: data/report.html"
+    assert last_lines({}) == []  # a run that worked and saved nothing of these

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import signal
+import threading
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,7 +89,9 @@ class Project:
             }
         )
 
-    def kedro_run(self, *nodes: Any, catalog: DataCatalog | None = None) -> None:
+    def kedro_run(
+        self, *nodes: Any, catalog: DataCatalog | None = None, skipped: Collection[str] = ()
+    ) -> None:
         """What a session does: context, before, the runner, after or error."""
         loader = OmegaConfigLoader(
             str(self.folder / "conf"),
@@ -109,7 +113,8 @@ class Project:
         }
         manager.hook.before_pipeline_run(**facts)
         try:
-            result = SequentialRunner().run(pipeline, catalog, manager)
+            left = [node for node in nodes if node.name not in skipped]
+            result = left and SequentialRunner().run(Pipeline(left), catalog, manager)
         except Exception as error:
             manager.hook.on_pipeline_error(error=error, **facts)
             raise
@@ -303,6 +308,38 @@ def test_stages_without_training_are_recorded_too(make_project):
     project.kedro_run(prepare())
     assert (project.run.exit_code, project.run.group) == (0, "")
     assert len(project.run.images("train_images")) == 1
+
+
+def test_a_run_without_work_leaves_nothing(make_project, monkeypatch):
+    without_wandb(monkeypatch, AssertionError("wandb was imported"))
+    project = make_project()
+    project.kedro_run(prepare(), train(project), skipped=("prepare", "train"))
+    assert not (project.folder / "data").exists()
+    assert not threads_of_wandb()
+
+
+def threads_of_wandb() -> list[str]:
+    return [each.name for each in threading.enumerate() if "wandb" in each.name]
+
+
+@pytest.mark.parametrize(
+    ("card", "group"),
+    [({"fingerprint": FINGERPRINT, "model": "x"}, FINGERPRINT), ({"model": "x"}, ""), (None, "")],
+)
+def test_a_run_that_skips_training_is_in_its_group(make_project, card, group, caplog):
+    project = make_project()
+    catalog = project.catalog()
+    catalog["training_card"] = MemoryDataset(card)
+    path = project.folder / "m" / "model.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"weights")
+    catalog["model"].save(Receipt(path))
+    skipped = ("prepare", "train")
+    project.kedro_run(prepare(), train(project), evaluate(), catalog=catalog, skipped=skipped)
+    assert (project.run.exit_code, project.run.group) == (0, group)
+    assert project.run.summary["metrics"] == {"frechet": {"samples": 1.5, "floor": 1.2}}
+    assert project.tracker._sinks == []
+    assert "training_card is not logged" not in caplog.text
 
 
 def test_images_that_are_only_loaded_are_logged_once(make_project):

@@ -19,3 +19,14 @@ def test_scans_span_the_range_of_bytes() -> None:
     assert [label for _, label in pairs] == bunch.target.tolist()
     assert source.splits()["train"].num_images == 1797
     assert list(source.splits()) == ["train"]
+
+
+def test_facts_do_without_scikit_learn_where_its_file_is_found(monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("sklearn.datasets.load_digits", None)
+        facts = Digits().facts()
+        assert Digits().facts() == facts
+    monkeypatch.setattr("ddpm_kedro.images.digits.find_spec", lambda _: None)
+    elsewhere = Digits().facts()
+    assert set(elsewhere) == set(facts) == {"sha256"}
+    assert elsewhere != facts

@@ -133,15 +133,32 @@ def test_broken_member_of_a_zip_fails_alone(tmp_path: Path) -> None:
     assert second.load()[0].size == (3, 2)
 
 
-def test_facts_change_with_an_image(tmp_path: Path) -> None:
-    _fill(tmp_path, "a.png", "b.png")
-    before = ImageFolder(tmp_path).facts()
-    assert ImageFolder(tmp_path).facts() == before
-    Image.new("L", (9, 9)).save(tmp_path / "b.png")
-    changed = ImageFolder(tmp_path).facts()
-    assert changed != before
-    _fill(tmp_path / "new", "c.png")
-    assert ImageFolder(tmp_path).facts() != changed
+def test_facts_are_the_content_wherever_and_whenever_it_is(tmp_path: Path) -> None:
+    _fill(tmp_path / "first", "cat/a.png", "dog/b.png")
+    before = ImageFolder(tmp_path / "first").facts()
+    copied = shutil.copytree(tmp_path / "first", tmp_path / "copied")
+    os.utime(copied / "cat" / "a.png", (1, 1))
+    (copied / "notes.txt").write_text("no image")
+    assert ImageFolder(copied).facts() == before
+    assert ImageFolder(copied, class_folders=False).facts() != before
+    (copied / "cat" / "a.png").rename(copied / "dog" / "a.png")
+    assert ImageFolder(copied).facts() != before
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_facts_see_a_changed_byte_behind_restored_times(tmp_path: Path, archive: bool) -> None:
+    folder = _fill(tmp_path / "photos", "a.png", "b.png")
+    path = Path(shutil.make_archive(str(tmp_path / "a"), "tar", folder)) if archive else folder
+    altered = path if archive else path / "b.png"
+    before, times = ImageFolder(path).facts(), altered.stat()
+    content = bytearray(altered.read_bytes())
+    content[len(content) // 2] ^= 1
+    altered.write_bytes(content)
+    os.utime(altered, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert ImageFolder(path).facts() != before
+    content[len(content) // 2] ^= 1
+    altered.write_bytes(content)
+    assert ImageFolder(path).facts() == before
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:

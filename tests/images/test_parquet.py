@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,5 +176,18 @@ def test_facts_change_with_the_file(tmp_path: Path) -> None:
     before = ParquetImages(path).facts()
     assert ParquetImages(path).facts() == before
     assert ParquetImages(path, label_column=False).facts() != before
-    parquet.write_table(_hub_table(range(2), [0, 1]), path)
+    copied = Path(shutil.copyfile(path, tmp_path / "b.parquet"))
+    os.utime(copied, (1, 1))
+    assert ParquetImages(copied).facts() == before
+    parquet.write_table(_hub_table(range(1, 2), [0]), path)
+    os.truncate(path, copied.stat().st_size)
+    os.utime(path, (1, 1))
     assert ParquetImages(path).facts() != before
+
+
+def test_facts_know_of_the_splits(tmp_path: Path) -> None:
+    for name in ("train-0", "train-1", "test-0"):
+        parquet.write_table(_hub_table(range(1), [0]), tmp_path / f"{name}.parquet")
+    before = ParquetImages(tmp_path).facts()
+    (tmp_path / "train-1.parquet").rename(tmp_path / "test-1.parquet")
+    assert ParquetImages(tmp_path).facts() != before

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import shutil
 import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -353,6 +355,30 @@ def test_memory_does_not_grow_with_the_number_of_images(
     finally:
         tracemalloc.stop()
     assert peak < number * side * side * 3 / 2
+
+
+def test_a_copied_or_touched_folder_is_not_prepared_again(tmp_path, monkeypatch):
+    for number, (pixels, _) in enumerate(_entries(30)):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    *_, card = _prepare(ImageFolder(tmp_path / "photos"), tmp_path / "store")
+    copied = shutil.copytree(tmp_path / "photos", tmp_path / "copied")
+    os.utime(copied / "3.png", (1, 1))
+    with monkeypatch.context() as patched:
+        patched.setattr("ddpm_kedro.images.preparation.decode", None)
+        assert _prepare(ImageFolder(copied), tmp_path / "store")[2] == card
+    shutil.copy(copied / "4.png", copied / "3.png")
+    assert _prepare(ImageFolder(copied), tmp_path / "store")[2]["key"] != card["key"]
+
+
+def test_other_facts_of_the_same_images_keep_the_content_hash(tmp_path, monkeypatch):
+    """As when facts were sizes and times: prepared once more, and trainings are still found."""
+    *_, card = _prepare(Given(_entries(30)), tmp_path)
+    monkeypatch.setattr(Given, "facts", lambda _: {"files": [["0.png", 35, 1764086400000000000]]})
+    *_, again = _prepare(Given(_entries(30)), tmp_path)
+    assert card["key"] != again["key"]
+    for split in ("train", "test"):
+        assert card["splits"][split]["content_hash"] == again["splits"][split]["content_hash"]
 
 
 class Listing(Given):

@@ -11,9 +11,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from ddpm_kedro import content as content_module
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.images.store import SPLIT_NAMES, ImageStore
 
 KILLED = """
@@ -97,7 +100,9 @@ def test_killed_run_is_cleared_away_and_done_again(tmp_path: Path) -> None:
     assert list(tmp_path.glob(".aside-*")) == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "no card", "half a card"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "altered", "gone", "no card", "half a card", "another card"]
+)
 def test_damaged_work_is_done_again(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -106,6 +111,10 @@ def test_damaged_work_is_done_again(
     card = first.train.path.with_name("data_card.json")
     if damage == "cut":
         first.train.path.write_bytes(b"tra")
+    elif damage == "altered":
+        first.train.path.write_bytes(b"train 7")
+    elif damage == "another card":
+        card.write_text("[]")
     elif damage == "gone":
         first.test.path.unlink()
     elif damage == "no card":
@@ -115,8 +124,59 @@ def test_damaged_work_is_done_again(
     again = store.find_or_make({"a": 1}, making)
     assert making.times == 2
     assert again.train.path.read_bytes() == b"train 2"
-    assert "is not whole" in caplog.text
+    assert caplog.text.count("is not whole") == 1
     json.loads(card.read_text())
+
+
+@pytest.mark.parametrize("part", ["images", "labels", "header", None])
+def test_images_with_a_card_of_an_earlier_version_are_checked_too(tmp_path, part, caplog):
+    random, calls = np.random.default_rng(0), []
+
+    def make(folder: Path) -> dict[str, Any]:
+        calls.append(1)
+        splits = {}
+        for split, name in SPLIT_NAMES.items():
+            images = random.integers(0, 256, (20, 1, 4, 4), dtype=np.uint8)
+            images = ImageSet(images, np.arange(20) % 2, ("a", "b"))
+            images.save(folder / name)
+            splits[split] = {"num_images": 20, "content_hash": images.content_hash}
+        return {"splits": splits}
+
+    store = ImageStore(tmp_path)
+    first = store.find_or_make({}, make)
+    path = first.train.path.with_name("data_card.json")
+    card = json.loads(path.read_text())
+    for facts in card["splits"].values():
+        del facts["sha256"]
+    path.write_text(json.dumps(card))
+    content = bytearray(first.train.path.read_bytes())
+    if part == "images":
+        content[content.index(images_of(first.train.path)) + 7] ^= 1
+    elif part == "labels":
+        content[-8] ^= 1
+    elif part == "header":
+        where = content.index(first.train.facts["content_hash"].encode())
+        content[where] = ord("1") if content[where] == ord("0") else ord("0")
+    first.train.path.write_bytes(content)
+    again = ImageStore(tmp_path).find_or_make({}, make)
+    assert len(calls) == (1 if part is None else 2)
+    assert ("is not whole" in caplog.text) == (part is not None)
+    assert ImageSet.open(again.train.path).content_hash == again.train.facts["content_hash"]
+
+
+def images_of(path: Path) -> bytes:
+    return ImageSet.open(path).images.tobytes()
+
+
+def test_files_that_were_checked_before_are_not_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(content_module, "_YOUNG_SECONDS", -1e6)
+    making, store = Making(), ImageStore(tmp_path)
+    first = store.find_or_make({"a": 1}, making)
+    store.find_or_make({"a": 1}, making)
+    memory = tmp_path / ".hashes.json"
+    assert set(json.loads(memory.read_text())) == {str(first.train.path), str(first.test.path)}
+    monkeypatch.setattr(content_module, "sha256_of", None)
+    assert store.find_or_make({"a": 1}, making) == first
 
 
 def test_second_run_waits_for_the_first(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.images import TorchvisionImages
@@ -85,6 +86,42 @@ def test_facts_follow_the_images_and_not_their_place(tmp_path: Path) -> None:
     _write_idx(tmp_path / "b" / "train-images-idx3-ubyte", np.zeros((6, 28, 28)))
     changed = TorchvisionImages("MNIST", tmp_path, idx_folders=[str(tmp_path / "b")])
     assert changed.facts() != facts[0]
+
+
+@pytest.mark.parametrize("position", [1, 9_999, -1])
+def test_facts_see_every_pixel_and_label(tmp_path: Path, position: int) -> None:
+    images = tmp_path / "train-images-idx3-ubyte"
+    labels = tmp_path / "train-labels-idx1-ubyte"
+    _write_mnist(tmp_path)
+    _write_idx(images, np.zeros((500, 28, 28)))
+    _write_idx(labels, np.zeros(500))
+
+    def facts() -> dict:
+        return TorchvisionImages("MNIST", tmp_path, idx_folders=[str(tmp_path)]).facts()
+
+    before, pixels, digits = facts(), np.zeros((500, 28, 28)), np.zeros(500)
+    pixels.reshape(-1)[position], digits[position % 500] = 1, 1
+    _write_idx(images, pixels)
+    other_pixels = facts()
+    _write_idx(images, np.zeros((500, 28, 28)))
+    assert facts() == before
+    _write_idx(labels, digits)
+    assert len({str(each) for each in (before, other_pixels, facts())}) == 3
+
+
+def test_facts_of_a_set_in_files_are_its_files(tmp_path: Path) -> None:
+    def write(root: Path, level: int) -> Path:
+        for name in ("Forest", "River"):
+            folder = root / "eurosat" / "2750" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (2, 2), (level,) * 3).save(folder / "1.bmp")
+        return root
+
+    first, same = write(tmp_path / "a", 1), write(tmp_path / "b", 1)
+    before = TorchvisionImages("EuroSAT", first).facts()
+    assert before["files"] == 2
+    assert TorchvisionImages("EuroSAT", same).facts() == before
+    assert TorchvisionImages("EuroSAT", write(first, 2)).facts() != before
 
 
 def test_split_argument_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

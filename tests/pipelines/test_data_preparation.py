@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,20 @@ def test_second_run_publishes_what_the_first_prepared(
     SequentialRunner().run(create_pipeline(), catalog)
     assert json.loads((tmp_path / "data_card.json").read_text()) == first
     assert catalog.load("train_images").content_hash == first["splits"]["train"]["content_hash"]
+
+
+def test_what_was_altered_in_place_is_prepared_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    SequentialRunner().run(create_pipeline(), _catalog(tmp_path, PREPARATION))
+    published = tmp_path / "train.safetensors"
+    good = published.read_bytes()
+    with open(published, "r+b") as file:  # the store's file is the same one
+        file.seek(-5000, os.SEEK_END)
+        file.write(b"\x55" * 100)
+    SequentialRunner().run(create_pipeline(), _catalog(tmp_path, PREPARATION))
+    assert published.read_bytes() == good
+    assert caplog.text.count("preparing these images again") == 1
 
 
 def test_another_choice_replaces_what_is_published(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ddpm_kedro.datasets.report_files import (
 )
 from ddpm_kedro.datasets.training_results import ModelFile
 from ddpm_kedro.diffusion.model import Model, save_model
-from ddpm_kedro.diffusion.model_file import content_hash
+from ddpm_kedro.diffusion.model_header import content_hash
 from ddpm_kedro.diffusion.settings import SamplingSettings
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.feature_store import FeatureStore

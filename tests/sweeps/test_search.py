@@ -82,13 +82,17 @@ def settings(**changed: Any) -> SimpleNamespace:
 
 class FakeScheduler:
     """Does trials in this process, `at_once` of them in turn; dies after `lifetime` scores, and
-    trials that `fails` names fail. `started` are the names in their order."""
+    trials that `fails` names fail. It looks at each `look`-th score. `started` are the names in
+    their order."""
 
-    def __init__(self, lifetime: float = math.inf, at_once: int = 1, fails: Any = ()) -> None:
-        self.lifetime, self.at_once, self.fails, self.started = lifetime, at_once, fails, []
+    def __init__(
+        self, lifetime: float = math.inf, at_once: int = 1, fails: Any = (), look: int = 1
+    ) -> None:
+        self.lifetime, self.at_once, self.fails, self.look = lifetime, at_once, fails, look
+        self.started: list[str] = []
 
     def run(self, trials: Any, is_hopeless: Any) -> Any:
-        running: dict[Trial, int] = {}
+        running: dict[str, tuple[Any, int]] = {}
         while True:
             while len(running) < self.at_once and (trial := next(trials, None)) is not None:
                 running[trial.name] = trial, 0
@@ -99,14 +103,18 @@ class FakeScheduler:
                 if self.lifetime <= 0:
                     raise KeyboardInterrupt
                 self.lifetime -= 1
-                running[name] = trial, num_scores + 1
-                trial.write(num_scores + 1, finished=num_scores + 1 == SCORES)
-                state = "failed" if trial.name in self.fails else "finished"
-                if num_scores + 1 < SCORES and not is_hopeless(SimpleNamespace(trial=trial)):
+                num_scores += 1
+                running[name] = trial, num_scores
+                trial.write(num_scores, finished=num_scores == SCORES)
+                process = SimpleNamespace(trial=trial)
+                if num_scores == SCORES:
+                    state = "failed" if name in self.fails else "finished"
+                elif num_scores % self.look == 0 and is_hopeless(process):
+                    state = "stopped"
+                else:
                     continue
-                state = "stopped" if num_scores + 1 < SCORES else state
                 del running[name]
-                metrics = trial.metrics() if state == "finished" else None
+                metrics = trial.result() if state == "finished" else {}
                 yield Outcome(trial, state, metrics=metrics)
 
 
@@ -145,6 +153,12 @@ def test_a_journal_cut_anywhere_goes_on(tmp_path):
         (whole / "optuna.log").write_bytes(journal[:cut])
         (whole / "optuna.log.lock").symlink_to("optuna.log")
         assert summary(run(whole, trials=7)) == undisturbed, cut
+
+
+def test_it_makes_no_difference_how_often_is_looked(tmp_path):
+    often, seldom = run(tmp_path / "a"), run(tmp_path / "b", FakeScheduler(look=3))
+    assert summary(often) == summary(seldom)
+    assert "stopped" in {each.state for each in often}
 
 
 def test_several_at_once_lose_none(tmp_path):

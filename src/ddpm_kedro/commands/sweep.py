@@ -68,13 +68,16 @@ def sweep(
     tree["over"] = {**(tree.get("over") or {}), **grid}
     tree |= {key: value for key, value in {**given, "env": env}.items() if value is not None}
     name = name or ",".join(key.split(".")[-1] for key in grid)
-    with _signals_stop(), lines_above_bars():
+    with signals_stop(), lines_above_bars():
         _carry_out(Plan(name, SweepSettings.of(name, tree), project, typed=params, folder=folder))
 
 
 def _carry_out(plan: Plan) -> None:
     from ddpm_kedro.sweeps.search import command_line
-    from ddpm_kedro.sweeps.sweep import carry_out  # torch, for plans that are right only
+    from ddpm_kedro.sweeps.sweep import (
+        carry_out,
+        write_page,
+    )  # torch, for plans that are right only
     from ddpm_kedro.sweeps.table import as_text
 
     try:
@@ -83,6 +86,7 @@ def _carry_out(plan: Plan) -> None:
         click.echo("Stopped: what ran was saved; the same command goes on from there", err=True)
         sys.exit(stop.exit_code)
     click.echo(as_text(rows, plan.settings.score))
+    write_page(plan, rows)
     click.echo(f"table and comparison: {plan.folder}")
     if plan.settings.search and rows[0].rank == 1:
         click.echo(f"the best once more: {command_line(plan, rows[0].varied)}")
@@ -114,7 +118,7 @@ def _values(typed: str) -> tuple[str, list[Any]]:
 
 
 @contextlib.contextmanager
-def _signals_stop() -> Iterator[None]:
+def signals_stop() -> Iterator[None]:
     """Inside, Ctrl-C and SIGTERM raise `Stopped`."""
 
     def stop(signum: int, frame: Any) -> None:

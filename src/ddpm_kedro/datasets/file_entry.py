@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from kedro.io.core import get_filepath_str
 
+from ddpm_kedro.content import content_hash
 from ddpm_kedro.datasets.local_entry import run_first, writing
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
@@ -37,6 +39,7 @@ class FileEntry:
         self._written_by = written_by
         self._required = required
         self._is_local = isinstance(self._fs, LocalFileSystem)
+        self._failures = (OSError, ValueError) if self._is_local else (Exception,)
         if self._is_local and self._version and Path(self._filepath).is_file():
             hint = "versions need a folder of that name: move it, or leave `versioned: true` out"
             raise InputError(f"{self._filepath} is a file, {hint}")
@@ -47,11 +50,10 @@ class FileEntry:
     def load(self) -> Any:
         """What the class below makes of the file, None where it is missing and not required;
         InputError where it is missing, cannot be read, or holds something else."""
-        failures = (OSError, ValueError) if self._is_local else (Exception,)
         try:
             if self._exists():
                 return super().load.__wrapped__(self)
-        except failures as error:
+        except self._failures as error:
             is_content = isinstance(error, ValueError | OSError) and not getattr(error, "errno", 0)
             reason = f"is not {self._content}" if is_content else "cannot be read"
             raise InputError(f"{self._shown(self._get_load_path())} {reason}: {error}") from error
@@ -64,6 +66,20 @@ class FileEntry:
             where = self._shown(self._filepath)
             raise InputError(f"no file {where}: {run_first(self._written_by)}")
         return None
+
+    def facts(self) -> dict[str, Any] | None:
+        """The hash of the file, or of the version that a load would read; None where there is none.
+        InputError where it cannot be read."""
+        try:
+            if not self._exists():
+                return None
+            where = get_filepath_str(self._get_load_path(), self._protocol)
+            if self._is_local:
+                return {"sha256": content_hash(where)}
+            with self._fs.open(where, "rb") as file:
+                return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        except self._failures as error:
+            raise InputError(f"{self._shown(self._filepath)} cannot be read: {error}") from error
 
     def save(self, data: Any) -> None:
         """Let the class below write into memory, then the file appear whole, or not at all;

@@ -40,6 +40,11 @@ class Handle(LocalEntry):
         kind = self._option["type"]
         raise DatasetError(f"{kind} is a handle: a node takes it as an input; nothing is saved")
 
+    def facts(self) -> dict[str, Any] | None:
+        """What the object says that its content is; nothing where it is a place to work in."""
+        made = self.load()
+        return made.facts() if hasattr(made, "facts") else {}
+
     def _exists(self) -> bool:
         return self._path is None or self._path.is_dir()
 

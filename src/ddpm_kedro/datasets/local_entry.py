@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from kedro.io import AbstractDataset, DatasetError, Version
 from kedro.io.core import get_protocol_and_path
 
+from ddpm_kedro.content import content_hash
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt, publish
 
@@ -47,6 +48,16 @@ class LocalEntry(AbstractDataset):
         self._written_by = written_by
         self.metadata = metadata
 
+    def facts(self) -> dict[str, Any] | None:
+        """What a load depends on, told without loading; None where nothing is there. InputError
+        where it cannot be read."""
+        if not self._exists():
+            return None
+        try:
+            return {"sha256": content_hash(self._path)}
+        except OSError as error:
+            raise InputError(f"{self._path} cannot be read: {error}") from error
+
     def _existing(self) -> Path:
         """The path of the file; InputError where there is none yet."""
         if not self._exists():
@@ -61,13 +72,17 @@ class LocalEntry(AbstractDataset):
 
 
 class PublishedFile(LocalEntry):
-    """A file that a stage wrote elsewhere, saved from its receipt."""
+    """A file that a stage wrote elsewhere, saved from its receipt; `is_finished` is whether the
+    receipt saved last says that nothing is left to do for it."""
+
+    is_finished = True
 
     def save(self, data: Receipt) -> None:
         """Publish the file in one rename: a link where the file system has links, else a copy.
         InputError where the folder is not writable, or its disk is full."""
         with writing(self._path):
             publish(data.path, self._path)
+        self.is_finished = data.facts.get("finished", True)
 
 
 @contextlib.contextmanager

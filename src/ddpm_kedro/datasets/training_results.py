@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from PIL import Image
 
 from ddpm_kedro.datasets.local_entry import LocalEntry, PublishedFile, writing
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.files import Receipt, atomic_folder, atomic_write, publish
+from ddpm_kedro.files import Receipt, atomic_folder, atomic_write, fsync
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import ImagePreview, JSONPreview, PlotlyPreview
@@ -46,6 +47,20 @@ class ModelFile(PublishedFile):
         from ddpm_kedro.diffusion.model import load_model
 
         return load_model(path, weights=self._weights, trusted_modules=self._trusted_modules)
+
+    def facts(self) -> dict[str, Any] | None:
+        """Besides the hash which `weights` a load gives, and the `spec` of a model of ours."""
+        facts = super().facts()
+        if facts is None:
+            return None
+        from safetensors import SafetensorError
+
+        from ddpm_kedro.diffusion.model_header import read_header
+
+        facts["weights"] = self._weights
+        with contextlib.suppress(SafetensorError, KeyError, ValueError, TypeError):
+            facts["spec"] = read_header(self._path)["spec"]
+        return facts
 
     def preview(self) -> JSONPreview:
         """The facts in the file's metadata; nothing of the weights is read."""
@@ -91,15 +106,16 @@ class PreviewFolder(LocalEntry):
         return grids
 
     def save(self, data: Receipt) -> None:
-        """Publish the folder that training wrote: a reader finds the old one or the new one, built
-        out of hard links (copies where there are none). InputError where a file is in the way, or
-        the folder cannot be written."""
+        """Publish a copy of the folder that training wrote: a reader finds the old one or the new
+        one. InputError where a file is in the way, or the folder cannot be written."""
         if self._path.exists() and not self._path.is_dir():
             raise InputError(f"{self._path}: a file is in the way of a folder; move it")
         with writing(self._path), atomic_folder(self._path) as aside:
             for path in data.path.iterdir():
                 if path.is_file() and not path.name.startswith("."):
-                    publish(path, aside / path.name)
+                    # No links: who alters a picture must not alter training's, which nobody checks
+                    shutil.copyfile(path, aside / path.name)
+                    fsync(aside / path.name)
 
     def preview(self) -> ImagePreview:
         """The newest grid as base64."""

@@ -14,13 +14,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ddpm_kedro.diffusion.model_header import HEADER
 from ddpm_kedro.diffusion.model_spec import ModelSpec
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
 
-# The header holds one entry: safetensors writes several in an order that changes from run to run,
-# and a model file's bytes are to depend on the model alone.
-HEADER = "ddpm_kedro.model"
 VERSION = 1
 
 
@@ -57,12 +55,6 @@ def save_model(
     data = safetensors.torch.save(tensors, {HEADER: json.dumps(header, sort_keys=True)})
     with atomic_write(path) as file:
         file.write(data)
-
-
-def content_hash(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 over spec and tensors that a model file says it has; not proven here."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()[HEADER])["sha256"]
 
 
 def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

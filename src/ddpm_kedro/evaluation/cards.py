@@ -82,7 +82,7 @@ def evaluation_card(
     return {
         "samples": dict(card),
         "train_images": train.content_hash,
-        "metrics": _hash_of_json(metrics),
+        "metrics": hash_of_json(metrics),
         "stamp": {
             **scored,
             **{name: card.get(name) for name in drawn},
@@ -108,7 +108,7 @@ def check_evaluation(
     if (
         evaluated.get("samples", {}).get("content_hash") != _hash_of_array(samples)
         or evaluated.get("train_images") != train.content_hash
-        or evaluated.get("metrics") != _hash_of_json(metrics)
+        or evaluated.get("metrics") != hash_of_json(metrics)
     ):
         raise InputError(
             "metrics and diagnostics are not one evaluation of these samples and training images: "
@@ -141,5 +141,6 @@ def _hash_of_array(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _hash_of_json(data: Mapping[str, Any]) -> str:
+def hash_of_json(data: Mapping[str, Any]) -> str:
+    """By what an evaluation knows the metrics that it found, 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -84,6 +84,21 @@ def quick_score_figure(records: Iterable[Mapping[str, Any]]) -> Figure:
     return figure(*titles, curves, log_y=True)
 
 
+def figure_of_logs(
+    title: str, logs: Mapping[str, Iterable[Mapping[str, Any]]], key: str, against: str
+) -> Figure:
+    """`key` of several training logs by name, the loss smoothed, `against` "images_seen" or
+    "elapsed_seconds", which is drawn in minutes."""
+    curves = {}
+    for name, records in logs.items():
+        x, y = column(records, key, against)
+        if key == "loss" and len(x):
+            y = _smoothed(x, y, max(0.01 * (x[-1] - x[0]), 1e-9))
+        curves[name] = (x / 60 if against == "elapsed_seconds" else x), y
+    x_title = "minutes" if against == "elapsed_seconds" else "training images seen"
+    return figure(title, x_title, key.replace("_", " "), curves, log_y=True)
+
+
 def denoising_figure(losses: Mapping[str, DenoisingLoss]) -> Figure:
     """Root mean square error of the estimate of x_0, in grey levels, against the noise level.
 
@@ -115,9 +130,11 @@ def distance_figure(
     )
 
 
-def column(records: Iterable[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images seen and the value of `key` (both (n,)) of the records that have a finite one."""
-    pairs = [(r["images_seen"], r[key]) for r in records if r.get(key) is not None]
+def column(
+    records: Iterable[Mapping[str, Any]], key: str, against: str = "images_seen"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The values of `against` and `key` (both (n,)) of the records that have finite ones."""
+    pairs = [(r[against], r[key]) for r in records if None not in (r.get(against), r.get(key))]
     columns = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     columns = columns[np.isfinite(columns).all(axis=1)]
     return columns[:, 0], columns[:, 1]

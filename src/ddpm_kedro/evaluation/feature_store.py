@@ -60,6 +60,7 @@ class FeatureStore:
         try:
             with atomic_write(path) as file:
                 np.save(file, found)
+                file.write(_checksum(found))
         except OSError as error:  # the scores do not depend on it
             LOGGER.warning("features are not kept in %s: %s", self.path, error.strerror)
         with contextlib.suppress(OSError):  # another process makes room too
@@ -74,12 +75,20 @@ class FeatureStore:
                 file.unlink(missing_ok=True)
 
 
+def _checksum(features: np.ndarray) -> bytes:
+    """What stands behind an array in its file, where `np.load` does not look."""
+    return hashlib.sha256(np.ascontiguousarray(features).data).digest()
+
+
 def _read(path: Path, count: int) -> np.ndarray | None:
     """What a file holds, if it is whole and of `count` images."""
     try:
-        found = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            found, checksum = np.load(file, allow_pickle=False), file.read()
         if found.dtype != np.float32 or found.ndim != 2 or len(found) != count:
             raise ValueError("it holds something else")
+        if checksum != _checksum(found):
+            raise ValueError("its checksum is missing or another one")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError) as error:

@@ -43,19 +43,6 @@ def render_report(
     evaluation found; `diagnostics["model"]` is the model's spec and `diagnostics["evaluated"]` the
     samples' card and the stamp.
     """
-    # Imported here: the library's modules themselves need nothing but torch, numpy and Pillow.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    pages.filters |= {"readable": readable, "short_number": short_number, "png": _png}
-    pages.filters["digits"] = three_digits
     model = diagnostics.get("model", {})
     provenance = model.get("provenance", {})
     evaluated = diagnostics.get("evaluated", {})
@@ -63,9 +50,8 @@ def render_report(
     facts = {**model, "provenance": None, **provenance, "samples": drawn}
     counts = diagnostics["class_counts"]
     scores = dict(_scores(metrics))
-    return pages.get_template(
-        "report.html"
-    ).render(
+    return filled(
+        "report.html",
         backbone=_short_type(model.get("backbone", {})),
         imported=provenance.get("imported_from"),
         train=train,
@@ -102,6 +88,24 @@ def render_report(
         facts=list(flattened(facts)),
         meanings=list(_meanings(metrics, scores)),
     )
+
+
+def filled(template: str, **values: Any) -> str:
+    """The page that a template, named from this folder, makes of `values`."""
+    # Imported here: the library's modules themselves need nothing but torch, numpy and Pillow.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    pages.filters |= {"readable": readable, "short_number": short_number, "png": _png}
+    pages.filters["digits"] = three_digits
+    return pages.get_template(template).render(**values)
 
 
 def _scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from ddpm_kedro.ranges import Count, Device, Option, Positive, Precision, Seed, Settings, number
+from ddpm_kedro.ranges import (
+    Count,
+    Device,
+    Option,
+    Positive,
+    Precision,
+    Seed,
+    Settings,
+    Text,
+    kept,
+    number,
+)
 
 
 @dataclass(frozen=True)
@@ -33,3 +44,19 @@ class EvaluationSettings(Settings):
     seed: Seed
     """Of the noise, and of the draws of real images that samples are compared with."""
     device: Device
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+@dataclass(frozen=True)
+class CompareSettings(Settings):
+    """Which runs the pipeline `compare` puts side by side, and where the page goes."""
+
+    section: ClassVar[str] = "compare"
+
+    runs: Annotated[list[str], kept((_are_texts, "give a list of folders or trials"))]
+    """Folders of runs, trials of sweeps, or either as `NAME=folder`."""
+    output: Text
+    """The folder for comparison.html, comparison.json and film_strip.webp."""

@@ -14,7 +14,7 @@ from ddpm_kedro.errors import InputError
 
 # A choice is a line `key: ${table.${name}}`: it picks the entry of `table` that `name` names. With
 # `.field` behind the entry it is a part: one choice, such as `formulation`, makes several others.
-_CHOICE = re.compile(r"^\$\{(?P<table>\w+)\.\$\{(?P<name>\w+)\}(\.(?P<field>\w+))?\}$")
+CHOICE = re.compile(r"^\$\{(?P<table>\w+)\.\$\{(?P<name>\w+)\}(\.(?P<field>\w+))?\}$")
 
 
 Tree = Mapping[str, Any]
@@ -87,7 +87,7 @@ def _parts(base: Tree, layer: Tree) -> dict[str, str]:
 
 def _chosen_by(line: Any) -> str | None:
     """The name of the choice that a line `${table.${name}}` follows."""
-    match = _CHOICE.match(line) if isinstance(line, str) else None
+    match = CHOICE.match(line) if isinstance(line, str) else None
     return match["name"] if match else None
 
 
@@ -144,10 +144,10 @@ def overlay(
 def _entry(tree: Tree, line: str, name: str) -> Any:
     """What a line that follows the choice `name` becomes: an entry of its table, or a part of it;
     InputError where there is no such entry, or it lacks the part."""
-    match = _CHOICE.match(line)
+    match = CHOICE.match(line)
     table, chosen, where = tree.get(match["table"]), tree.get(name), name
     if (above := _chosen_by(chosen)) is not None:  # it is itself a part of another choice
-        part = _CHOICE.match(chosen)
+        part = CHOICE.match(chosen)
         where = f"{part['table']}.{tree.get(above)}.{part['field']}"
         chosen = _entry(tree, chosen, above)
     if not isinstance(table, Mapping) or (isinstance(chosen, str) and "${" in chosen):

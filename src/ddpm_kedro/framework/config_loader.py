@@ -1,4 +1,5 @@
-"""Configuration in layers: base < preset < local < `--params`, merged as text, resolved once."""
+"""Configuration in layers: base < preset < local < params.yaml < `--params`, merged as text,
+resolved once."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from yaml import MarkedYAMLError, YAMLError
 from ddpm_kedro.errors import InputError, one_line
 from ddpm_kedro.framework.composition import choices, compose, overlay, walk
 
-_BASE, _LOCAL, _TYPED = "base", "local", "--params"  # layers; a preset is one by its own name
+# Layers; a preset is one by its own name
+_BASE, _LOCAL, _PARAMS_FILE, _TYPED = "base", "local", "params.yaml", "--params"
 
 
 class LayeredConfigLoader(OmegaConfigLoader):
@@ -28,6 +30,10 @@ class LayeredConfigLoader(OmegaConfigLoader):
     `${parameters:key.subkey}` is the composed value of that parameter. InputError where the
     environment has no folder, a file is not key: value lines, or a choice names no entry.
 
+    `params.yaml` beside `conf_source`, where there is one, is the file that `dvc exp run -S` writes
+    into: a layer of parameters of its own. What is null there is not set, and its key `preset` is
+    the environment where none is asked for.
+
     `parameter_layers` are the layers of the parameters as written, lowest first, by name, once
     these were asked for.
     """
@@ -35,13 +41,17 @@ class LayeredConfigLoader(OmegaConfigLoader):
     parameter_layers: Mapping[str, Mapping[str, Any]]
 
     def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:
-        env = kwargs.get("env", args[0] if args else None)
         folder = Path(conf_source)
-        if env and folder.is_dir() and not (folder / env).is_dir():
+        self._params_file = _params_file(folder.parent / _PARAMS_FILE)
+        preset = self._params_file.pop("preset", None)
+        env = kwargs.pop("env", args[0] if args else None)
+        said = f"--env {env}" if env else f"{_PARAMS_FILE}: preset={preset}"
+        env = env or preset
+        if env and folder.is_dir() and not (folder / str(env)).is_dir():
             folders = {entry.name for entry in folder.iterdir() if entry.is_dir()}
-            known = choices(env, sorted(folders - {"base", _LOCAL}))
-            raise InputError(f"--env {env}: no folder {folder / env}; {known}")
-        super().__init__(conf_source, *args, **kwargs)
+            known = choices(str(env), sorted(folders - {"base", _LOCAL}))
+            raise InputError(f"{said}: no folder {folder / str(env)}; {known}")
+        super().__init__(conf_source, env, *args[1:], **kwargs)
 
     def _read_dir_configs(
         self, conf_path: str, patterns: Iterable[str], key: str, *args: Any, **kwargs: Any
@@ -57,6 +67,14 @@ class LayeredConfigLoader(OmegaConfigLoader):
             if isinstance(error, ValueError):  # the same key in two files
                 raise InputError(one_line(error)) from error
             raise
+
+    def placed(self, error: InputError) -> InputError:
+        """The same mistake, with the file's name before a key whose value params.yaml gives."""
+        path = str(error).partition("=")[0]
+        typed = dict(walk(self.runtime_params or {}))
+        if path in dict(walk(self._params_file)) and path not in typed:
+            return InputError(f"{_PARAMS_FILE}: {error}")
+        return error
 
     def _resolve_from_raw_config(self, key: str, *given: Any) -> dict[str, Any]:
         # Private in Kedro 1.7, which pyproject.toml therefore holds below 1.8; the public seam
@@ -77,15 +95,18 @@ class LayeredConfigLoader(OmegaConfigLoader):
                 f"no files match {', '.join(self.config_patterns[key])} in {base_path}, {env_path}"
             )
         if key == "parameters":
+            layers[_PARAMS_FILE] = self._params_file
             layers[_TYPED] = dict(self.runtime_params or {})
             if self.restrict_runtime_params_type_selection:
                 named = (path for path, _ in walk(layers[_TYPED]))
                 if path := next((path for path in named if path.split(".")[-1] == "type"), None):
                     raise InputError(f"{path}: parameters from a request may not name a type")
-            self.parameter_layers = layers
-            users = {name: layer for name, layer in layers.items() if name in (_LOCAL, _TYPED)}
-            below = [layer for name, layer in layers.items() if name not in users]
-            return compose(below, users.values())
+            self.parameter_layers = dict(layers)
+            users = [layers.pop(name, {}) for name in (_LOCAL, _PARAMS_FILE, _TYPED)]
+            try:
+                return compose(layers.values(), users)
+            except InputError as error:
+                raise self.placed(error) from error
         soft = self.merge_strategy.get(key) == "soft"
         merged: dict[str, Any] = {}
         for layer in layers.values():
@@ -99,6 +120,19 @@ class LayeredConfigLoader(OmegaConfigLoader):
         )
         resolved: Any = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
         return {name: value for name, value in resolved.items() if not name.startswith("_")}
+
+
+def _params_file(path: Path) -> dict[str, Any]:
+    """What stands in `path`, without what is null there; nothing where there is no such file."""
+    if not path.is_file():
+        return {}
+    _check_file(path)
+    return _set_only(_flatten([OmegaConf.load(path)]))
+
+
+def _set_only(tree: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {k: _set_only(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
+    return {key: value for key, value in inner.items() if value is not None}
 
 
 def _at(parameters: Any, path: str) -> Any:

@@ -22,6 +22,7 @@ from ddpm_kedro.framework.run_log import (
     warnings_as_lines,
     without_echoes,
 )
+from ddpm_kedro.framework.skipping import SkippingRunner
 
 LOGGER = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class ProjectSession(KedroSession):
 
     - An `InputError`, also one that Kedro wrapped, is printed as one line without a
       traceback; the exit code is 1.
-    - ParallelRunner is refused before any work.
+    - ParallelRunner is refused before any work; a SequentialRunner, also where none is named,
+      does nothing twice, see `framework.skipping`.
     - Ctrl-C ends with 130 and SIGTERM with 143, after each hook that has a method
       `on_interrupt(exit_code)` had its say: Kedro itself tells hooks of an `Exception` only.
     """
@@ -56,6 +58,10 @@ class ProjectSession(KedroSession):
                     f"--runner {runner.__name__}: training holds locks and starts processes of its "
                     "own, which do not travel between Kedro's; leave --runner out"
                 )
+            if runner is SequentialRunner:
+                skipping = SkippingRunner(bool(given) and given[0]._is_async, self._project_path)
+                args = tuple(skipping if value in given else value for value in args)
+                kwargs = kwargs if skipping in args else {**kwargs, "runner": skipping}
             quiet = without_echoes(runner, _is_told)
             with _sigterm_unwinds(), lines_above_bars(), warnings_as_lines(), quiet:
                 return super().run(*args, **kwargs)

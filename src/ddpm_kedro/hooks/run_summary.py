@@ -22,15 +22,21 @@ _VIZ_OPTIONS = ("conf_source", "env", "params")
 
 
 class RunSummary:
-    """Logs the score, the picture and the report where this run made them, and the next command."""
+    """Logs the score, the picture and the report where this run made them, and the next command.
+
+    Where no node ran, because nothing had changed, they are those that lie there."""
 
     def __init__(self) -> None:
         self._saved: set[str] = set()
-        self._score = ""
+        self._score, self._has_worked = "", False
 
     @hook_impl
     def before_pipeline_run(self) -> None:
-        self._saved, self._score = set(), ""
+        self._saved, self._score, self._has_worked = set(), "", False
+
+    @hook_impl
+    def before_node_run(self) -> None:
+        self._has_worked = True
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
@@ -40,13 +46,19 @@ class RunSummary:
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self, pipeline: Any, catalog: Any) -> None:
+        if not self._has_worked:
+            LOGGER.info("nothing to do: all results are there")
+            there = [*_LOOKED_AT, "metrics"]
+            self._saved = {name for name in there if name in catalog and catalog.exists(name)}
+            self._saved &= pipeline.all_outputs()
+            self._score = _score(catalog.load("metrics")) if "metrics" in self._saved else ""
         if self._score:
             LOGGER.info("score: %s", self._score)
         for name, title in _LOOKED_AT.items():
             if name in self._saved:
                 LOGGER.info("%s: %s", title, shown_path(catalog, name))
         context = click.get_current_context(silent=True)
-        if context is not None:
+        if context is not None and "pipelines" in context.params:  # it was `kedro run`
             LOGGER.info("next: %s", next_command(context, pipeline))
 
 

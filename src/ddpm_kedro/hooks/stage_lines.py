@@ -31,7 +31,7 @@ class StageLines:
     def before_pipeline_run(self, catalog: Any) -> None:
         self._catalog, self._started_at, self._saved_at = catalog, {}, {}
 
-    @hook_impl(tryfirst=True)
+    @hook_impl  # the check of parameters, which is no part of the node's time, comes first
     def before_dataset_loaded(self, node: Any) -> None:
         self._started_at.setdefault(node, time.monotonic())
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 
-_TRACKER = "tracker"
+_TRACKER, _CARD = "tracker", "training_card"
 _MARKS = ("image", "model", "metrics", "artifact")
 
 
@@ -36,12 +37,16 @@ class WandbHook:
     """Records pipeline runs in Weights & Biases, as conf/*/wandb.yml says (docs/wandb.md).
 
     What is logged of a dataset stands in the catalog, as in `metadata: {wandb: {type: image}}`. An
-    image is logged when it is first saved or loaded, all else when it is saved.
+    image is logged when it is first saved or loaded, all else when it is saved. W&B's run begins
+    with the first node, so a run in which nothing has changed leaves nothing there.
     """
 
     def __init__(self) -> None:
         self._context: KedroContext | None = None
         self._catalog: Any = None
+        self._begin: Callable[[], None] | None = None  # until the first node starts
+        self._lock = threading.Lock()  # nodes may start at once
+        self._after_training: set[str] = set()  # nodes that work on what training made
         self._recording: Any = None  # a Recording while a run is recorded
         self._tracker: Any = None
         self._num_images = 0
@@ -53,7 +58,8 @@ class WandbHook:
 
     @hook_impl(trylast=True)
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:
-        """Begin a run, or get ready to, unless it is disabled or wandb is absent."""
+        """Get ready to begin a run, unless it is disabled; InputError where conf asks for what
+        there is not."""
         self._end(1)  # of a session in this process whose end Kedro never told
         if self._context is None:
             return
@@ -61,7 +67,7 @@ class WandbHook:
         settings = WandbSettings.from_config(config_loader["wandb"])
         mode = settings.asked_mode(os.environ)
         _check_marks(catalog, pipeline)
-        if mode == "disabled" or not is_installed():
+        if mode == "disabled":
             return
         tree = config_loader["parameters"]
         parameters = recorded(tree, settings.recorded_texts)
@@ -70,16 +76,41 @@ class WandbHook:
         folder = Path(self._context.project_path) / tree.get("data_root", "data") / "08_reporting"
         self._catalog, self._num_images, self._seen_images = catalog, settings.num_images, set()
         trains = _TRACKER in pipeline.inputs()
-        self._recording = Recording(
-            settings, mode, folder, {**parameters, "kedro": kedro}, wait_for_fingerprint=trains
-        )
-        text = yaml.safe_dump(parameters, sort_keys=False, allow_unicode=True)
-        self._recording.text_file("parameters", "parameters.yml", "parameters", text)
-        if trains:
-            with _spared(_TRACKER):
-                tracker = catalog.load(_TRACKER)
-                tracker.attach(self._recording)
-                self._tracker = tracker
+        made = pipeline.from_inputs(_TRACKER).nodes if trains else []
+        self._after_training = {node.name for node in made if _TRACKER not in node.inputs}
+
+        def begin() -> None:
+            if not is_installed():
+                return
+            config = {**parameters, "kedro": kedro}
+            recording = Recording(settings, mode, folder, config, wait_for_fingerprint=trains)
+            text = yaml.safe_dump(parameters, sort_keys=False, allow_unicode=True)
+            recording.text_file("parameters", "parameters.yml", "parameters", text)
+            self._recording = recording
+            if trains:
+                with _spared(_TRACKER):
+                    tracker = catalog.load(_TRACKER)
+                    tracker.attach(recording)
+                    self._tracker = tracker
+
+        self._begin = begin
+
+    @hook_impl
+    def before_dataset_loaded(self, node: Any) -> None:
+        """Begin with the first node; where training was skipped, its card knows the group."""
+        with self._lock:
+            begin, self._begin = self._begin, None
+            if begin is not None:
+                begin()
+            unknown = self._recording is not None and self._recording.fingerprint is None
+            if unknown and node.name in self._after_training:
+                self._after_training = set()
+                with _spared(_CARD):
+                    card = self._catalog.load(_CARD) or {}
+                    if "fingerprint" in card:  # no imported model has one
+                        self._recording.note("fingerprint", card["fingerprint"])
+
+    before_node_run = before_dataset_loaded  # of a node without inputs
 
     @hook_impl
     def after_dataset_loaded(self, dataset_name: str, data: Any) -> None:
@@ -105,14 +136,15 @@ class WandbHook:
         self._end(exit_code)
 
     def _end(self, exit_code: int) -> None:
+        self._begin = None
         recording, self._recording = self._recording, None
         tracker, self._tracker = self._tracker, None
+        self._catalog = None
         if recording is None:
             return
         if tracker is not None:
             tracker.detach(recording)
         recording.finish(exit_code)
-        self._catalog = None
 
     def _log(self, name: str, data: Any, kinds: Collection[str]) -> None:
         """Log what was loaded or saved if its mark is one of `kinds`."""

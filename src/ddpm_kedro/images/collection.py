@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import lzma
-import os
 import tarfile
 import zipfile
 import zlib
@@ -16,6 +15,7 @@ from typing import Any, NoReturn
 
 from PIL import Image
 
+from ddpm_kedro.content import files_below
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.images.source import file_facts
 
@@ -49,30 +49,22 @@ class FileCollection(ABC):
     def open_all(self, members: Sequence[PurePosixPath]) -> Opened:
         """Each of `members` with a function that opens it, in any order that stays the same."""
 
-    def facts(self) -> list[Any]:
-        """Sizes and times that change when an image does."""
-        return [file_facts(self.path, self.path.parent)]
+    def facts(self) -> dict[str, Any]:
+        """Another one when an image is; see `file_facts`."""
+        return file_facts([self.path], self.path, self.path.name)
 
 
 class FolderCollection(FileCollection):
     def _names(self) -> Iterator[str]:
-        visited: set[str] = set()  # links may lead round in circles
-        for folder, folders, files in os.walk(self.path, onerror=_refuse, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in visited:
-                folders.clear()
-                continue
-            visited.add(real)
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in files:
-                yield (Path(folder) / name).relative_to(self.path).as_posix()
+        return files_below(self.path)
 
     def open_all(self, members: Sequence[PurePosixPath]) -> Opened:
         for member in members:
             yield member, partial(Image.open, self.path / member)
 
-    def facts(self) -> list[Any]:
-        return [file_facts(self.path / member, self.path) for member in self.members]
+    def facts(self) -> dict[str, Any]:
+        files = [self.path / member for member in self.members]
+        return file_facts(files, self.path, self.path.name)
 
 
 class ZipCollection(FileCollection):

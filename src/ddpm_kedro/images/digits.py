@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property, partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,5 +40,11 @@ class Digits(ImageSource):
             yield RawImage(f"digits[{index}]", partial(tuple, (scan, int(digit))))
 
     def facts(self) -> dict[str, Any]:
-        scans, digits = self._scans
-        return {"sha256": hashlib.sha256(scans.tobytes() + bytes(digits.tolist())).hexdigest()}
+        # Every run asks, and to import scikit-learn takes seconds
+        try:
+            package = Path(str(find_spec("sklearn").origin)).parent
+            content = gzip.decompress((package / "datasets/data/digits.csv.gz").read_bytes())
+        except (AttributeError, OSError):
+            scans, digits = self._scans
+            content = scans.tobytes() + bytes(digits.tolist())
+        return {"sha256": hashlib.sha256(content).hexdigest()}

@@ -96,8 +96,7 @@ class ImageFolder(ImageSource):
             yield RawImage(str(member), lambda opener=opener, label=label: (opener(), label))
 
     def facts(self) -> dict[str, Any]:
-        path, files = str(self._collection.path.resolve()), self._collection.facts()
-        return {"path": path, "class_folders": self.class_folders, "files": files}
+        return {"class_folders": self.class_folders, **self._collection.facts()}
 
 
 def _without_top(path: PurePosixPath) -> PurePosixPath:

@@ -175,13 +175,10 @@ class ParquetImages(ImageSource):
                 raise InputError(f"{where}: {one_line(error)}") from error
 
     def facts(self) -> dict[str, Any]:
-        path = existing_path(self.path, WANTED)
-        root = path.parent if path.is_file() else path
-        files = {
-            split: [file_facts(f, root) for f in files] for split, files in self._files.items()
-        }
-        columns = [self.image_column, self.label_column]
-        return {"path": str(path.resolve()), "columns": columns, "files": files}
+        # The split of a file is said by its path below the folder
+        files = list(chain.from_iterable(self._files.values()))
+        facts = file_facts(files, existing_path(self.path, WANTED), self.name)
+        return {"columns": [self.image_column, self.label_column], **facts}
 
 
 def _open_parquet(file: Path) -> Any:

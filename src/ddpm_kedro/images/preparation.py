@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from ddpm_kedro.content import remembering
 from ddpm_kedro.errors import InputError, one_line
 from ddpm_kedro.images.decoding import decode
 from ddpm_kedro.images.imageset import image_set_writer
 from ddpm_kedro.images.settings import PreparationSettings
 from ddpm_kedro.images.source import ImageSource, RawImage, SplitInfo
 from ddpm_kedro.images.split_builder import DecodedImage, SplitBuilder
-from ddpm_kedro.images.store import SPLIT_NAMES, ImageStore, PreparedImages
+from ddpm_kedro.images.store import HASHES_NAME, SPLIT_NAMES, ImageStore, PreparedImages
 from ddpm_kedro.plain import plain
 from ddpm_kedro.progress import Progress
 
@@ -77,7 +78,9 @@ def prepare(
         about = {"name": source.name, "source": made_by, "settings": relevant}
         return {**about, **card, "seconds": round(seconds, 3)}
 
-    facts = {"format": FORMAT, "source": kind, "facts": source.facts(), "settings": relevant}
+    with remembering(store.path / HASHES_NAME):
+        of_source = source.facts()
+    facts = {"format": FORMAT, "source": kind, "facts": of_source, "settings": relevant}
     return store.find_or_make(facts, make)
 
 

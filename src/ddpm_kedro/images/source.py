@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,13 +13,16 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from ddpm_kedro.content import content_hash
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.progress import Progress
 
 Pixels = Image.Image | np.ndarray
 """A Pillow image of any mode, or a uint8 array (H, W) or (H, W, C) with C = 1, 3 or 4."""
 
 SPLIT_OF = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLIT_OF |= dict.fromkeys(("val", "valid", "validation", "eval"), "validation")
+_BYTES_A_SECOND = 1_000_000_000  # about what is hashed in one
 _Item = TypeVar("_Item")
 
 
@@ -62,7 +67,9 @@ class ImageSource(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What the pixels depend on, JSON-serialisable: options, and the files' sizes and times."""
+        """What the pixels depend on, JSON-serialisable: options and the files' contents, neither
+        their place nor their times. Every run asks; `content.content_hash` remembers what is slow.
+        """
 
 
 def by_split(named: Sequence[tuple[str | None, _Item]]) -> dict[str, list[_Item]]:
@@ -87,10 +94,19 @@ def existing_path(path: str | Path | None, what: str) -> Path:
     return path
 
 
-def file_facts(path: Path, root: Path) -> tuple[str, int, int]:
-    """(path below `root`, bytes, modification time in ns): other images, other facts."""
-    try:
-        status = path.stat()
-    except OSError:
-        status = path.lstat()  # a link to nowhere: reading it will fail and name it
-    return path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns
+def file_facts(files: Iterable[Path], root: Path, name: str) -> dict[str, Any]:
+    """How many `files` there are, and a hash of their paths below `root` and of their contents:
+    other images, other facts, wherever they lie and whenever they were written. Progress is shown
+    for more than a gigabyte, under the `name` of the set."""
+    sizes = {file: os.path.getsize(file) if os.path.exists(file) else 0 for file in files}
+    total, whole = sum(sizes.values()), hashlib.sha256()
+    megabytes, is_quick = int(total / 1e6), total < _BYTES_A_SECOND
+    with Progress(megabytes, "MB", f"reading the files of {name}", silent=is_quick) as progress:
+        for file, size in sizes.items():
+            try:
+                content = content_hash(file)
+            except OSError:  # a link to nowhere, say: reading the image will fail and name it
+                content = ""
+            whole.update(os.fsencode(f"{file.relative_to(root).as_posix()}\0{content}\n"))
+            progress.update(size / 1e6)
+    return {"files": len(sizes), "sha256": whole.hexdigest()}

@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddpm_kedro.content import content_hash, remembering
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import Receipt, atomic_folder, atomic_write
+from ddpm_kedro.images.imageset import ImageSet
 from ddpm_kedro.locks import FileLock
 
 LOGGER = logging.getLogger(__name__)
 
 CARD_NAME = "data_card.json"
+HASHES_NAME = ".hashes.json"  # of files, so that a large store is not read at each run
 SPLIT_NAMES = {"train": "train_images.safetensors", "test": "test_images.safetensors"}
 
 
@@ -47,9 +50,10 @@ class ImageStore:
         """The finished preparation with these facts; made now if there is none.
 
         `facts` are all that the prepared bytes depend on, JSON-serialisable. `make` writes the
-        files of `SPLIT_NAMES` into the folder that it is given, and returns the data card, in which
-        `splits.<split>.file_bytes` is the size of each. InputError where the store's folder is not
-        writable, or its disk is full.
+        files of `SPLIT_NAMES` into the folder that it is given, and returns the data card, to which
+        `splits.<split>.sha256` of each file is added. What is found is not trusted: files that were
+        altered in place are made again. InputError where the store's folder is not writable, or
+        its disk is full.
         """
         try:
             key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -58,12 +62,15 @@ class ImageStore:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path / f".{key}.lock", work="preparing these images"):
-                found = self._find(key)
+                with remembering(self.path / HASHES_NAME):
+                    found = self._find(key)
                 if found is not None:
                     LOGGER.info("images prepared before, found in %s", self.path / key)
                     return found
                 with atomic_folder(self.path / key) as aside:
                     card = {**make(aside), "key": key}
+                    for split, name in SPLIT_NAMES.items():
+                        card["splits"][split]["sha256"] = content_hash(aside / name)
                     with atomic_write(aside / CARD_NAME, "w") as file:
                         json.dump(card, file, indent=2)
                 return _prepared(self.path / key, card)
@@ -86,14 +93,23 @@ class ImageStore:
         try:
             card = json.loads((folder / CARD_NAME).read_text("utf-8"))
             for split, name in SPLIT_NAMES.items():
-                if (folder / name).stat().st_size != card["splits"][split]["file_bytes"]:
-                    raise ValueError(f"{name} has another size than it was written with")
+                if not _is_whole(folder / name, card["splits"][split]):
+                    raise ValueError(f"{name} is not what was written")
             return _prepared(folder, card)
-        except (FileNotFoundError, ValueError, KeyError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             if folder.exists():
                 why = "" if isinstance(error, FileNotFoundError) else f" ({error})"
                 LOGGER.warning("%s is not whole%s; preparing these images again", folder, why)
             return None
+
+
+def _is_whole(path: Path, facts: Mapping[str, Any]) -> bool:
+    if "sha256" in facts:
+        return content_hash(path) == facts["sha256"]
+    # Earlier cards say what the images are, not the file
+    found = ImageSet.open(path)
+    images = ImageSet(found.images, found.labels, found.classes)
+    return images.content_hash == found.content_hash == facts["content_hash"]
 
 
 def _prepared(folder: Path, card: dict[str, Any]) -> PreparedImages:

@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ddpm_kedro.content import files_below
 from ddpm_kedro.errors import InputError, one_line
 from ddpm_kedro.images.idx import idx_pairs
-from ddpm_kedro.images.source import ImageSource, Pixels, RawImage, SplitInfo
+from ddpm_kedro.images.source import ImageSource, Pixels, RawImage, SplitInfo, file_facts
 from ddpm_kedro.locks import FileLock
 
-SAMPLED_IMAGES = 64
 SPLIT_VALUES = {
     "train": ("train", "trainval", "train-standard"),
     "test": ("test", "val", "valid"),
@@ -147,10 +147,10 @@ class TorchvisionImages(ImageSource):
         raise InputError(f"torchvision's {self.name}({arguments}): {one_line(error)}") from error
 
     @cached_property
-    def _overview(self) -> dict[str, tuple[int, str]]:
-        """For each split its number of images and a hash of a sample of them."""
+    def _overview(self) -> dict[str, tuple[int, str | None]]:
+        """For each split its number of images and a hash of all that are held in memory."""
         found = ((split, self._dataset(split)) for split in ("train", "test"))
-        return {split: (len(data), _sample_hash(data)) for split, data in found if data is not None}
+        return {split: (len(data), _pixel_hash(data)) for split, data in found if data is not None}
 
     def splits(self) -> dict[str, SplitInfo]:
         return {split: SplitInfo(number) for split, (number, _) in self._overview.items()}
@@ -170,13 +170,17 @@ class TorchvisionImages(ImageSource):
             yield RawImage(f"{self.name} {split}[{index}]", partial(_item, dataset, index))
 
     def facts(self) -> dict[str, Any]:
-        # The folder may hold other sets too, and a copy of the files has other times: what tells
-        # this set from another version of it is a sample of its pixels.
-        return {
+        facts = {
             "name": self.name,
             "arguments": [self.arguments, self.train, self.test],
             "splits": self._overview,
         }
+        if all(pixels for _, pixels in self._overview.values()):
+            return facts
+        # To decode all would take as long as to prepare them. Which files are its own nobody says,
+        # so those of other sets below the folder count too.
+        files = sorted(map(self.path.joinpath, files_below(self.path)))
+        return {**facts, **file_facts(files, self.path, self.name)}
 
 
 class _UnknownValue(InputError):
@@ -188,9 +192,12 @@ def _item(dataset: Any, index: int) -> tuple[Pixels, int | None]:
     return pixels, int(label) if isinstance(label, int | np.integer) else None
 
 
-def _sample_hash(dataset: Any) -> str:
+def _pixel_hash(dataset: Any) -> str | None:
+    """Over all images and labels; None where they are not held in memory."""
+    if not isinstance(dataset, list) and not hasattr(getattr(dataset, "data", None), "__array__"):
+        return None
     hasher = hashlib.sha256()
-    for index in np.linspace(0, len(dataset) - 1, SAMPLED_IMAGES).astype(int).tolist():
+    for index in range(len(dataset)):
         pixels, label = _item(dataset, index)
         hasher.update(np.asarray(pixels).tobytes() + str(label).encode())
     return hasher.hexdigest()

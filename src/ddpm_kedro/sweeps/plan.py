@@ -29,9 +29,9 @@ _LONGEST_NAME = 80
 class Plan:
     """Makes a sweep's trials out of what differs between them.
 
-    `project` is the project's folder, `folder` where the trials' folders are made (None:
-    `<data_root>/sweeps/<name>`), `typed` what `--params` said, nested, which lies over the sweep's
-    own `params`. InputError where the parameters that all trials share are wrong.
+    `project` is the project's folder, `folder` where the trials' folders are made (None: below
+    `<data_root>/sweeps`, by the name), `typed` what `--params` said, nested, which lies over the
+    sweep's own `params`. InputError where the parameters that all trials share are wrong.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class Plan:
             shared = self._composed({})
         roots = {key: str(project / shared[key]) for key in ("prepared_root", "raw_root")}
         self._roots = roots
+        if settings.halving is not None:  # the first rung must not meet models of whole budgets
+            name = f"{name}-from-{settings.halving:g}-kimg"
         self.folder = project / (folder or Path(shared["data_root"]) / "sweeps" / name)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import shlex
@@ -78,6 +79,7 @@ class Search:
                 self._study.tell(drawn, state=self._state.PRUNED)
                 outcome = self._told(outcome.trial, drawn.number)
             elif value is not None:
+                list(self._reported(outcome.trial))  # its last ones, others are compared with
                 self._study.tell(drawn, -value if score.larger_is_better else value)
             outcomes.append(outcome)
         return sorted(outcomes, key=lambda outcome: outcome.state == "stopped")
@@ -85,7 +87,7 @@ class Search:
     def _told(self, trial: Trial, number: int) -> Outcome:
         told = self._study.trials[number]
         if told.state == self._state.COMPLETE:
-            return Outcome(trial, "finished", metrics=trial.metrics())
+            return Outcome(trial, "finished", metrics=trial.result())
         kimg = told.last_step * trial.parameters.training.score_every_kimg
         score = told.intermediate_values[told.last_step]
         return Outcome(trial, "stopped", f"given up at {kimg:g} kimg, quick score {score:.4g}")
@@ -134,22 +136,21 @@ class Search:
         return trial
 
     def _is_hopeless(self, process: TrialProcess) -> bool:
-        """Whether to give up a running trial, by its quick scores so far."""
-        if not self._num_scores:
-            return False
+        """Whether to give up a running trial, by its quick scores but the last, so far."""
         drawn = self._drawn[process.trial.name]
+        known = self._study.trials[drawn.number].last_step or 0
+        numbers = itertools.chain([known], self._reported(process.trial))
+        return any(each < self._num_scores and drawn.should_prune() for each in numbers)
+
+    def _reported(self, trial: Trial) -> Iterator[int]:
+        """The numbers of a trial's new quick scores, each when it is noted."""
+        drawn = self._drawn[trial.name]
         known = set(self._study.trials[drawn.number].intermediate_values)
-        every = 1000 * process.trial.parameters.training.score_every_kimg
-        for record in process.trial.log_records():
-            # By its number, since trials of other batch sizes have seen a few images more or less
-            number = int(record["images_seen"] // every)
-            if "quick_score" in record and number not in known:
-                score = record["quick_score"]
-                drawn.report(math.nan if score is None else score, number)
+        for number, score in trial.quick_scores():
+            if number not in known:
                 known.add(number)
-                if drawn.should_prune():
-                    return True
-        return drawn.should_prune()
+                drawn.report(math.nan if score is None else score, number)
+                yield number
 
     def _opened(self, journal: Path) -> optuna.Study:
         from optuna import create_study, pruners

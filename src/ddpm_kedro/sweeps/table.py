@@ -62,7 +62,7 @@ class Score:
 
     @staticmethod
     def _number(outcome: Outcome, key: str) -> float | None:
-        value = (outcome.metrics or {}).get(key) if outcome.state == "finished" else None
+        value = outcome.metrics.get(key) if outcome.state == "finished" else None
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return value if is_number and math.isfinite(value) else None
 
@@ -108,7 +108,7 @@ def _row(rank: int | None, outcome: Outcome, score: Score, note: str) -> Row:
         outcome.trial.varied,
         score.of(outcome),
         score.interval(outcome),
-        (outcome.metrics or {}).get("stamp"),
+        outcome.metrics.get("stamp"),
         outcome.trial.budget_kimg,
         note,
     )

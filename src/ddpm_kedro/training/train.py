@@ -163,8 +163,13 @@ def _surroundings(settings: TrainingSettings) -> dict[str, str]:
 
 def _receipts(folder: TrainingFolder) -> TrainingReceipts:
     record = folder.record()
-    seen = record.model_images_seen
-    facts = {"fingerprint": folder.fingerprint, "status": folder.status, "images_seen": seen}
+    seen = record.model_images_seen or 0
+    facts = {
+        "fingerprint": folder.fingerprint,
+        "status": folder.status,
+        "images_seen": seen,
+        "finished": seen >= (record.asked_images or 0),  # not where max_minutes ended it
+    }
     return TrainingReceipts(
         model=Receipt(folder.model_path, {**facts, "sha256": record.model_sha256}),
         training_log=Receipt(folder.log_path, facts),

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from ddpm_kedro.diffusion.model import Model
-from ddpm_kedro.evaluation.cards import (
-    check_evaluation,
-    check_samples,
-    evaluation_card,
-    has_training_log,
-)
-from ddpm_kedro.evaluation.evaluate import evaluate
-from ddpm_kedro.evaluation.feature_store import FeatureStore
-from ddpm_kedro.evaluation.report import render_report
 from ddpm_kedro.evaluation.settings import EvaluationSettings
-from ddpm_kedro.evaluation.verdict import training_facts
 from ddpm_kedro.images.imageset import ImageSet
+
+if TYPE_CHECKING:
+    from ddpm_kedro.diffusion.model import Model
+    from ddpm_kedro.evaluation.feature_store import FeatureStore
+else:  # Kedro reads the annotations at every start, which does without torch
+    Model = FeatureStore = Any
 
 
 def evaluate_samples(
@@ -38,6 +33,10 @@ def evaluate_samples(
     """Metrics, flat numbers, see `evaluation.metric_names`, and diagnostics, plain
     data for the report, what the model is included, and what was judged. InputError where samples,
     model, training images and training log do not belong together."""
+    from ddpm_kedro.evaluation.cards import check_samples, evaluation_card, has_training_log
+    from ddpm_kedro.evaluation.evaluate import evaluate
+    from ddpm_kedro.evaluation.verdict import training_facts
+
     check_samples(samples_card, samples, model, train_images)
     if not has_training_log(training_card, samples_card["model"]):
         training_log = []
@@ -62,6 +61,9 @@ def write_report(
 ) -> str:
     """One self-contained HTML page on what was trained and how good it is; InputError where the
     evaluation is of other samples."""
+    from ddpm_kedro.evaluation.cards import check_evaluation, has_training_log
+    from ddpm_kedro.evaluation.report import render_report
+
     evaluated = diagnostics.get("evaluated", {})
     check_evaluation(evaluated, samples, metrics, train_images)
     if not has_training_log(training_card, evaluated["samples"]["model"]):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from ddpm_kedro.diffusion.model import Model
-from ddpm_kedro.diffusion.precision import choose_device, choose_precision
 from ddpm_kedro.diffusion.settings import SamplingSettings
-from ddpm_kedro.evaluation.cards import samples_card
 from ddpm_kedro.images.grid import make_grid
+
+if TYPE_CHECKING:
+    from ddpm_kedro.diffusion.model import Model
+else:  # Kedro reads the annotations at every start, which does without torch
+    Model = Any
 
 LOGGER = logging.getLogger(__name__)
 
@@ -22,6 +24,9 @@ def sample_images(model: Model, parameters: SamplingSettings) -> tuple[np.ndarra
     """Images that the model draws, uint8 (N, C, H, W), values 0..255, and their card: who made them
     and how. Image i depends on the seed and i, not on batch_size; the weights were chosen when the
     model was loaded."""
+    from ddpm_kedro.diffusion.precision import choose_device, choose_precision
+    from ddpm_kedro.evaluation.cards import samples_card
+
     device = choose_device(parameters.device)
     precision = choose_precision(parameters.precision, device).name
     sampler = model.drawn_with(parameters.sampler, parameters.num_steps)

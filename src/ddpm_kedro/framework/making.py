@@ -1,0 +1,160 @@
+"""What makes the outputs of nodes: the contents of their inputs, their parameters, their code."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kedro.io.core import is_parameter
+from kedro.pipeline import Pipeline
+
+from ddpm_kedro.datasets.handle import Handle
+from ddpm_kedro.datasets.place import loaded_place
+from ddpm_kedro.framework.code_digest import code_digest
+from ddpm_kedro.plain import canonical, plain
+from ddpm_kedro.training.store.fingerprint import differences as changed_values
+
+_COMMANDS = ("force", "restart")  # say what to do now, not what is made
+_ABSENT = {"absent": True}
+_PLACES = {"filepath", "path", "version", "credentials", "fs_args"}  # where content lies, not what
+_FOR_OTHERS = {"metadata", "written_by", "required"}
+
+
+@dataclass(frozen=True)
+class Making:
+    """What makes the outputs of a unit or a stage, as plain data: where it is equal, they are.
+
+    `inputs` are facts of contents by dataset, `parameters` canonical values by `params:` name and
+    the options of datasets by `catalog:` name, `code` what `code_digest` gives.
+    """
+
+    inputs: dict[str, Any]
+    parameters: dict[str, Any]
+    code: dict[str, str]
+
+
+def making_of(pipeline: Pipeline, catalog: Any) -> Making | None:
+    """The making of a node, a unit or a stage, None where `inputs_of` is. `parameters_of` and
+    `code_of` give those parts where the inputs are not there yet, or are none of one's business."""
+    inputs, parameters = inputs_of(pipeline, catalog), parameters_of(pipeline, catalog)
+    if inputs is None:
+        return None
+    return Making(inputs, parameters, code_of(pipeline, [parameters, inputs]))
+
+
+def inputs_of(pipeline: Pipeline, catalog: Any) -> dict[str, Any] | None:
+    """The part `inputs`: facts of what no node of `pipeline` makes; None where nobody can tell one
+    of them. InputError where one cannot be read, or a source of images is not there."""
+    names = sorted(name for name in pipeline.inputs() if not is_parameter(name))
+    facts = {name: facts_of(catalog.get(name, True)) for name in names}
+    return None if None in facts.values() else {name: each for name, each in facts.items() if each}
+
+
+def facts_of(dataset: Any) -> dict[str, Any] | None:
+    """What a dataset's content is: `{"sha256": ...}` of its file or folder, or what its method
+    `facts` says, where None becomes `{"absent": True}`; nothing for a handle that is a place to
+    work in. None where nobody can tell: in memory, in a database, without a file."""
+    dataset = getattr(dataset, "_dataset", dataset)  # what a CachedDataset holds
+    if isinstance(dataset, Handle) and dataset._path is not None:
+        return {}  # without making the store: its class may import torch
+    if hasattr(dataset, "facts"):
+        facts = dataset.facts()
+        return dict(_ABSENT) if facts is None else canonical(facts)
+    place = loaded_place(dataset)
+    sha256 = place and place.sha256()
+    return {"sha256": sha256} if sha256 else None
+
+
+def parameters_of(pipeline: Pipeline, catalog: Any) -> dict[str, Any]:
+    """The part `parameters`, for which no dataset needs to be there."""
+    values: dict[str, Any] = {}
+    for name in sorted(pipeline.datasets() - {"params:force"}):
+        if not is_parameter(name):
+            values[f"catalog:{name}"] = _options_of(catalog.get(name, True))
+            continue
+        tree = canonical(plain(_tree(catalog.load(name)), real=float, other=repr))
+        if name == "parameters":
+            tree = {key: _without_commands(value) for key, value in tree.items()}
+        values[name] = _without_commands(tree)
+    return values
+
+
+def code_of(pipeline: Pipeline, trees: Iterable[Any] = ()) -> dict[str, str]:
+    """The part `code`: of the nodes' functions, and of each `type: dotted.path` in `trees`, such as
+    what `parameters_of` gives. Nothing is imported for it."""
+    roots = {_dotted(node.func) for node in pipeline.nodes}
+    return code_digest(sorted(roots.union(*map(_types, trees))))
+
+
+def orders_of(pipeline: Pipeline, catalog: Any) -> dict[str, bool]:
+    """The parameters that order the nodes to run, whatever was made before: each `restart` at the
+    top of a parameter that they take, as `training.restart`, and `force`."""
+    taken = {name: _tree(catalog.load(name)) for name in filter(is_parameter, pipeline.inputs())}
+    orders = {
+        f"{name.removeprefix('params:')}.restart": bool(tree["restart"])
+        for name, tree in sorted(taken.items())
+        if isinstance(tree, Mapping) and "restart" in tree
+    }
+    return {**orders, "force": "params:force" in catalog and bool(catalog.load("params:force"))}
+
+
+def differences(earlier: Making, now: Making) -> list[str]:
+    """How `now` differs from `earlier`, in words; none where they are equal."""
+    words = []
+    for name, before, after in _unequal(earlier.parameters, now.parameters):
+        lines = changed_values({"": before}, {"": after})
+        words += [f"{name} {line.lstrip('.').replace(': ', ' ', 1)}" for line in lines]
+    for name, before, after in _unequal(earlier.inputs, now.inputs):
+        how = "is missing" if after in (None, _ABSENT) else "changed"
+        words.append(f"input {name} {'is new' if before in (None, _ABSENT) else how}")
+    return words + [f"code of {name}" for name, *_ in _unequal(earlier.code, now.code)]
+
+
+def _unequal(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in sorted(earlier.keys() | now.keys()):
+        if earlier.get(name) != now.get(name):
+            yield name, earlier.get(name), now.get(name)
+
+
+def _tree(value: Any) -> Any:
+    """A typed parameter as it stood in YAML."""
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _without_commands(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {key: value for key, value in tree.items() if key not in _COMMANDS}
+
+
+def _options_of(dataset: Any) -> dict[str, Any]:
+    """A dataset's type, and the arguments that shape what is loaded or saved."""
+    given = dict(getattr(dataset, "_init_args", None) or {})
+    if isinstance(dataset, Handle):  # its arguments are places, or among a node's parameters
+        given = {"of": {"type": dataset._option["type"]}}
+    for handed_on in ("options", "kwargs"):
+        given |= given.pop(handed_on, None) or {}
+    shaping = {key: value for key, value in given.items() if key not in _PLACES | _FOR_OTHERS}
+    shaping = {key: value for key, value in shaping.items() if value not in (None, {}, [], ())}
+    return {"type": _dotted(type(dataset)), **plain(shaping, other=_dotted)}
+
+
+def _dotted(function: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _types(tree: Any) -> Iterator[str]:
+    if isinstance(tree, Mapping):
+        if isinstance(tree.get("type"), str) and "." in tree["type"]:
+            yield tree["type"]
+        tree = list(tree.values())
+    for item in tree if isinstance(tree, list) else []:
+        yield from _types(item)

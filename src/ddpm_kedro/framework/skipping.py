@@ -1,0 +1,212 @@
+"""A sequential runner that does nothing twice: what was made the same way before stays as it is.
+
+It decides when a unit's turn comes, so that an input made again counts with its new content: where
+that is the old one, nothing further is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kedro.pipeline import Pipeline
+from kedro.runner import SequentialRunner
+
+from ddpm_kedro.content import remembering
+from ddpm_kedro.datasets.local_entry import writing
+from ddpm_kedro.datasets.place import Place, loaded_place, place_of
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.framework.making import Making, differences, inputs_of, making_of, orders_of
+from ddpm_kedro.framework.record import SUFFIX, Record
+from ddpm_kedro.framework.units import units_of, unrecordable
+from ddpm_kedro.locks import FileLock
+
+LOGGER = logging.getLogger(__name__)
+
+_KEPT = "kept"  # a node's tag: a change of code alone is no reason to run it
+_SHOWN = 3  # reasons in a line
+_STARTED_AT = time.time()
+
+
+class SkippingRunner(SequentialRunner):
+    """Runs the units of a pipeline that no record stands for, one after another.
+
+    A unit is skipped where its record is of the same making and its outputs are, byte for byte,
+    those of the record. One line a unit says so, or why it runs. `folder` is what a relative
+    `data_root`, where the hashes of files are remembered, starts from.
+    """
+
+    def __init__(self, is_async: bool = False, folder: Path | None = None) -> None:
+        super().__init__(is_async=is_async)
+        self._folder = folder or Path()
+
+    def __str__(self) -> str:  # by these words Kedro-Viz knows that nodes run one by one
+        kind = SequentialRunner
+        return f"<{kind.__module__}.{kind.__qualname__} object that skips what is made>"
+
+    @property
+    def _logger(self) -> logging.Logger:
+        return logging.getLogger(SequentialRunner.__module__)
+
+    def run(self, *args: Any, only_missing_outputs: bool = False, **options: Any) -> dict[str, Any]:
+        """As in Kedro; with `only_missing_outputs` nothing is compared, and no record written."""
+        if only_missing_outputs:
+            return SequentialRunner(self._is_async).run(*args, only_missing_outputs=True, **options)
+        return super().run(*args, **options)
+
+    def _run(
+        self, pipeline: Pipeline, catalog: Any, hook_manager: Any = None, run_id: str | None = None
+    ) -> None:
+        loads = Counter(name for node in pipeline.nodes for name in node.inputs)
+        with self._hashes_remembered(catalog):
+            for unit in units_of(pipeline, catalog):
+                work = _Work(unit, catalog)
+                if not work.is_done():
+                    with work.recorded():
+                        super()._run(unit, catalog, hook_manager, run_id)
+                for node in unit.nodes:
+                    self._release_datasets(node, catalog, loads, pipeline)
+
+    def _suggest_resume_scenario(self, *_: Any) -> None:
+        self._logger.warning("The same command goes on from here: what is done is skipped.")
+
+    def _hashes_remembered(self, catalog: Any) -> contextlib.AbstractContextManager[None]:
+        if "params:data_root" not in catalog:
+            return contextlib.nullcontext()
+        return remembering(self._folder / catalog.load("params:data_root") / ".hashes.json")
+
+
+def is_made(pipeline: Pipeline, catalog: Any, folder: Path) -> bool:
+    """Whether a run would skip all of `pipeline`; `folder` as of `SkippingRunner`. Says nothing."""
+    runner = SkippingRunner(folder=folder)
+    try:
+        with runner._hashes_remembered(catalog):
+            units = units_of(pipeline, catalog)
+            return all(_Work(unit, catalog, lambda *_: None).is_done() for unit in units)
+    except InputError:  # an input is not there yet
+        return False
+
+
+class _Work:
+    """One unit when its turn has come; `say` logs the line about it."""
+
+    def __init__(
+        self, unit: Pipeline, catalog: Any, say: Callable[..., None] = LOGGER.info
+    ) -> None:
+        self._unit, self._catalog, self._say = unit, catalog, say
+        self._nodes = [node.name for node in unit.nodes]
+        self._name = ", ".join(self._nodes)
+        made = {name: catalog.get(name) for node in unit.nodes for name in node.outputs}
+        self._outputs = {name: each for name, each in made.items() if place_of(each)}
+        self._place: Place | None = None  # of the record; None where there is to be none
+        self._making: Making | None = None  # before the work
+
+    def is_done(self) -> bool:
+        """Whether the unit is skipped. InputError where an input cannot be read."""
+        if reason := unrecordable(self._unit, self._catalog):
+            return self._runs([reason])
+        first = next(iter(self._outputs.values()))
+        self._place = place_of(first).beside(f"{self._nodes[0]}{SUFFIX}")
+        self._making = making_of(self._unit, self._catalog)
+        orders = orders_of(self._unit, self._catalog)
+        if given := [f"{key}=true" for key, value in orders.items() if value]:
+            return self._runs(given)
+        if self._making is None:
+            return self._runs(["nobody can tell whether an input has changed"])
+        record = Record.read(self._place, self._nodes)
+        if record is None:
+            return self._runs(["no record says what made its outputs"])
+
+        changed = differences(record.making, self._making)
+        altered = list(self._altered(record.outputs))
+        is_code_alone = replace(record.making, code=self._making.code) == self._making
+        if not changed and not altered:
+            self._say("%s: nothing has changed since %s", self._name, record.since)
+        elif altered or not (
+            is_code_alone and all(_KEPT in node.tags for node in self._unit.nodes)
+        ):
+            return self._runs(changed + altered)
+        else:
+            modules = _listed(reason.removeprefix("code of ") for reason in changed)
+            again = f"{next(iter(orders))}=true {'trains' if len(orders) > 1 else 'runs it'} again"
+            self._say("%s: kept, code differs (%s); %s", self._name, modules, again)
+        return True
+
+    def _runs(self, reasons: list[str]) -> bool:
+        self._say("%s runs: %s", self._name, _listed(reasons))
+        return False
+
+    def _altered(self, recorded: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+        """In words, the outputs that are not what the record says."""
+        for name, dataset in self._outputs.items():
+            sha256 = _hash_of(dataset)
+            if sha256 is None or recorded.get(name, {}).get("sha256") != sha256:
+                how = "is missing" if sha256 is None else "was altered"
+                yield f"its output {os.path.basename(place_of(dataset).path)} {how}"
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[None]:
+        """The work is done inside. The record of earlier outputs goes before it begins, its own
+        comes when all are saved. InputError where another process does the same work, or the
+        folder is not writable."""
+        if self._place is None:
+            yield
+            return
+        with contextlib.ExitStack() as held:
+            with self._writing():
+                if self._place.files is None:
+                    folder = Path(self._place.path).parent
+                    folder.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(FileLock(folder / f".{self._nodes[0]}.lock"))
+                self._place.remove()
+            started_at = time.monotonic()
+            yield
+            if self._making is not None and self._may_be_recorded():
+                outputs = {
+                    name: {"path": self._place.to(loaded_place(each)), "sha256": _hash_of(each)}
+                    for name, each in self._outputs.items()
+                }
+                seconds = round(time.monotonic() - started_at, 1)
+                with self._writing():
+                    Record(self._nodes, seconds, self._making, outputs).write(self._place)
+
+    def _may_be_recorded(self) -> bool:
+        """Whether the outputs are finished, and what made them is still what was looked at."""
+        if None in map(_hash_of, self._outputs.values()):
+            return False
+        if inputs_of(self._unit, self._catalog) != self._making.inputs:
+            LOGGER.warning("%s: an input was altered meanwhile; it will run again", self._name)
+        elif _is_edited(self._making.code):
+            LOGGER.warning("%s: its code was edited meanwhile; it will run again", self._name)
+        else:  # a training that max_minutes ended is not finished
+            return all(getattr(each, "is_finished", True) for each in self._outputs.values())
+        return False
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self._place.path, self._place.files is None)
+
+
+def _hash_of(dataset: Any) -> str | None:
+    place = loaded_place(dataset)
+    return place and place.sha256()
+
+
+def _is_edited(modules: Iterable[str]) -> bool:
+    """Whether a module was saved after this process began, which may have the code of before."""
+    loaded = filter(None, map(sys.modules.get, modules))
+    files = (each.__file__ for each in loaded if getattr(each, "__file__", None))
+    return any(os.path.exists(file) and os.stat(file).st_mtime > _STARTED_AT for file in files)
+
+
+def _listed(reasons: Iterable[str]) -> str:
+    reasons = list(reasons)
+    more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+    return f"{', '.join(reasons[:_SHOWN])}{more}"
