@@ -165,6 +165,7 @@ def _types(tree: Any) -> Iterator[str]:
     if isinstance(tree, Mapping):
         if isinstance(tree.get("type"), str) and "." in tree["type"]:
             yield tree["type"]
-        tree = list(tree.values())
+        # how a model was trained is no code that runs where it is used
+        tree = [value for key, value in tree.items() if key != "provenance"]
     for item in tree if isinstance(tree, list) else []:
         yield from _types(item)

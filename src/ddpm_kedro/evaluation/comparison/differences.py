@@ -96,7 +96,7 @@ def noise_from(count: int) -> float:
 
     For two runs 2. The best of many is chosen for being so, which looks at all pairs: the chance
     that any of equal runs seem different is kept at that of one pair (Bonferroni, which holds
-    although the pairs share runs and the reference). 3 runs: 2.43, 6: 2.97, 20: 3.67.
+    although the pairs share runs and the reference). 3 runs: 2.43, 6: 2.96, 20: 3.67.
     """
     pairs = max(1, count * (count - 1) // 2)
     return -NormalDist().inv_cdf(NormalDist().cdf(-DEVIATIONS) / pairs)
@@ -109,8 +109,8 @@ def deviations(run: Run, other: Run, score: str) -> float:
     The two are taken as independent. Runs of one stamp share their reference, and often the noise
     of their samples, which makes the difference more certain than that, if anything.
     """
-    worse = run.metrics[score] - other.metrics[score]
-    worse = -worse if score in LARGER_IS_BETTER else worse
+    larger, smaller = (other, run) if score in LARGER_IS_BETTER else (run, other)
+    worse = larger.metrics[score] - smaller.metrics[score]
     spread = math.hypot(*(r.metrics[f"{score}_interval"] / 1.96 for r in (run, other)))
     return worse / spread if spread else math.copysign(math.inf, worse) if worse else 0.0
 
