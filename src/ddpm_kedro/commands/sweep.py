@@ -73,19 +73,16 @@ def sweep(
 
 
 def _carry_out(plan: Plan) -> None:
-    from ddpm_kedro.sweeps.sweep import (
-        carry_out,
-        write_page,
-    )  # torch, for plans that are right only
-    from ddpm_kedro.sweeps.table import as_text
+    # Not at the top: torch is for plans that are right
+    from ddpm_kedro.sweeps import sweep, table
 
     try:
-        rows = carry_out(plan)
+        rows = sweep.carry_out(plan)
     except Stopped as stop:
         click.echo("Stopped: what ran was saved; the same command goes on from there", err=True)
         sys.exit(stop.exit_code)
-    click.echo(as_text(rows, plan.settings.score))
-    write_page(plan, rows)
+    click.echo(table.as_text(rows, plan.settings.score))
+    sweep.write_page(plan, rows)
     click.echo(f"table and comparison: {plan.folder}")
     if any(row.state != "finished" for row in rows):
         sys.exit(1)
