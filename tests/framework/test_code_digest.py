@@ -369,6 +369,8 @@ def test_a_stage_is_made_by_its_own_code_alone(stages):
     assert nodes_of("evaluation.kid") == {"evaluate_samples"}
     assert nodes_of("evaluation.report") == {"write_report"}
     assert nodes_of("training.settings") == {"train_model"}
+    assert nodes_of("training.lr_schedule") == {"train_model"}
+    assert nodes_of("images.grid") == {"train_model", "draw_grid", "write_report"}
     drawing = {"train_model", "sample_images", "evaluate_samples"}
     assert nodes_of("diffusion.samplers.ancestral") == drawing
     assert nodes_of("diffusion.backbones.compact") == drawing
