@@ -108,7 +108,7 @@ def test_a_mistake_in_params_yaml_is_said_with_its_name(ours, project):
 def test_the_preset_is_also_taken_from_the_environment(ours, monkeypatch):
     monkeypatch.setenv("KEDRO_ENV", "homework")
     assert "backbone = homework  homework\n" in ours("choices").output
-    assert "backbone = compact  base\n" in ours("choices", "--env", "base").output
+    assert "backbone = compact  base\n" in ours("choices", "--env", "local").output
 
 
 def test_choices_need_no_torch():
