@@ -9,7 +9,7 @@ from kedro.framework.cli.project import run
 
 __all__ = ["cli", "run"]  # Kedro takes `run` from here for the command `ddpm-kedro`
 
-_COMMANDS = ("choices", "compare")  # each is the function of its name in its module in `commands`
+_COMMANDS = ("choices", "compare", "sweep")  # each is a function in the module of its name
 
 
 class _Commands(click.Group):

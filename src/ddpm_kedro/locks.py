@@ -50,6 +50,11 @@ class FileLock:
         if handle is not None:
             os.close(handle)
 
+    def fileno(self) -> int:
+        """The open file: a child process that gets a duplicate of it holds the lock too."""
+        assert self._handle is not None, "the lock was released"
+        return self._handle
+
     def __enter__(self) -> FileLock:
         return self
 

@@ -13,6 +13,6 @@ CONFIG_LOADER_CLASS = LayeredConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
-    "merge_strategy": {"parameters": "soft", "wandb": "soft"},
-    "config_patterns": {"wandb": ["wandb*", "wandb*/**"]},
+    "merge_strategy": {"parameters": "soft", "wandb": "soft", "sweep": "soft"},
+    "config_patterns": {"wandb": ["wandb*", "wandb*/**"], "sweep": ["sweep*", "sweep*/**"]},
 }

@@ -1,0 +1,101 @@
+"""Which trial runs when, and on which GPUs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ddpm_kedro.sweeps.progress import SweepProgress
+from ddpm_kedro.sweeps.trial import KEDRO_RUN, Outcome, Trial, TrialProcess
+
+_POLL_SECONDS = 0.1
+_LOOK_SECONDS = 2.0  # between looks at how far trainings have come
+_GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+class Scheduler:
+    """Runs trials in the folder `project`, each in a process of its own, as many at a time as there
+    are `places`; a place is the variables that its trials get besides `environ`."""
+
+    def __init__(
+        self,
+        project: Path,
+        places: Sequence[Mapping[str, str]],
+        environ: Mapping[str, str],
+        progress: SweepProgress,
+        command: Sequence[str] = KEDRO_RUN,
+    ) -> None:
+        self._project, self._places, self._environ = project, places, environ
+        self._progress, self._command = progress, command
+
+    def run(
+        self,
+        trials: Iterable[Trial],
+        is_hopeless: Callable[[TrialProcess], bool] = lambda process: False,
+    ) -> Iterator[Outcome]:
+        """Run the trials and give each one's outcome as it ends.
+
+        A trial is taken from `trials` when a place is free, so these may depend on the outcomes
+        given before. Every two seconds `is_hopeless` is asked of each running trial; where it says
+        so the trial is stopped. When this generator is closed or fails, running trials save and
+        end.
+        """
+        coming, looked_at = iter(trials), time.monotonic()
+        running: dict[int, TrialProcess] = {}
+        try:
+            while True:
+                for place, given in enumerate(self._places):
+                    if place not in running and (trial := next(coming, None)) is not None:
+                        running[place] = self._start(trial, given)
+                if not running:
+                    return
+                time.sleep(_POLL_SECONDS)
+                for place, process in list(running.items()):
+                    if (outcome := process.poll()) is not None:
+                        del running[place]
+                        self._progress.end(process, outcome)
+                        yield outcome
+                if time.monotonic() - looked_at >= _LOOK_SECONDS:
+                    looked_at = time.monotonic()
+                    self._progress.look(running.values())
+                    for process in filter(is_hopeless, running.values()):
+                        process.stop()
+        finally:
+            for process in running.values():
+                process.stop()
+            for process in running.values():
+                process.wait()
+
+    def _start(self, trial: Trial, given: Mapping[str, str]) -> TrialProcess:
+        process = TrialProcess(trial, self._project, {**self._environ, **given}, self._command)
+        where = f" on GPU {given[_GPUS]}" if _GPUS in given else ""
+        self._progress.start(process, where)
+        return process
+
+
+def places_for(trials: Sequence[Trial], workers: int | None) -> list[dict[str, str]]:
+    """One place for each of the `workers`, None: of the GPUs, one without any. Several share the
+    GPUs out among them; a trial that trains with several processes gets as many GPUs.
+
+    On a CPU they share the cores, and nothing is set: bytes depend on how many a trial sees.
+    """
+    gpus = _gpus() if all(each.parameters.device in ("auto", "cuda") for each in trials) else []
+    each = max(trial.parameters.training.distributed.workers for trial in trials)
+    groups = [",".join(gpus[first : first + each]) for first in range(0, len(gpus), each)]
+    groups = groups[: len(gpus) // each]
+    count = min(workers or len(groups) or 1, len(trials))
+    if len(groups) < 2 or count < 2:
+        return [{}] * count
+    return [{_GPUS: groups[place % len(groups)]} for place in range(count)]
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    seen = os.environ.get(_GPUS)
+    every = [str(index) for index in range(torch.cuda.device_count())]
+    return seen.split(",")[: len(every)] if seen else every

@@ -1,0 +1,146 @@
+"""The end of a sweep: its trials by their score, as text, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.metric_names import LARGER_IS_BETTER, explanation
+from ddpm_kedro.files import atomic_write
+from ddpm_kedro.plain import plain
+from ddpm_kedro.sweeps.plan import said
+from ddpm_kedro.sweeps.trial import Outcome
+
+
+@dataclass(frozen=True)
+class Score:
+    """The number of metrics.json that ranks trials."""
+
+    name: str
+
+    def check(self) -> None:
+        """InputError where no evaluation has such a number."""
+        try:
+            explanation(self.name)
+        except KeyError:
+            raise InputError(f"score={self.name}: no metric; mind and kid are some") from None
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Which end of the scale is good."""
+        return self.name in LARGER_IS_BETTER
+
+    def of(self, outcome: Outcome) -> float | None:
+        """The score of a finished trial, None where it has none."""
+        return self._number(outcome, self.name)
+
+    def interval(self, outcome: Outcome) -> float | None:
+        """Half the width of the score's 95% interval, None where nobody knows it."""
+        return self._number(outcome, f"{self.name}_interval")
+
+    def ranked(self, outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
+        """The outcomes with a score, those of a stamp together, as no others compare: the largest
+        group first, and in each the best first, of those that were trained furthest."""
+        groups: dict[Any, list[Outcome]] = {}
+        for outcome in outcomes:
+            if self.of(outcome) is not None:
+                groups.setdefault(outcome.metrics.get("stamp"), []).append(outcome)
+        return [
+            sorted(group, key=self._order)
+            for group in sorted(groups.values(), key=len, reverse=True)
+        ]
+
+    def _order(self, outcome: Outcome) -> tuple[float, float]:
+        sign = -1 if self.larger_is_better else 1
+        return -outcome.trial.rung, sign * self.of(outcome)
+
+    @staticmethod
+    def _number(outcome: Outcome, key: str) -> float | None:
+        value = outcome.metrics.get(key) if outcome.state == "finished" else None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return value if is_number and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    rank: int | None
+    """None for what cannot be compared with the first."""
+    trial: str
+    state: str
+    varied: Mapping[str, Any]
+    score: float | None
+    interval: float | None
+    stamp: str | None
+    budget_kimg: float
+    note: str
+
+
+def table_of(outcomes: Sequence[Outcome], score: Score) -> list[Row]:
+    """The rows of all trials, best first; what is not comparable or has no score stands below."""
+    rows, last = [], max(outcome.trial.rung for outcome in outcomes)
+    for number, group in enumerate(score.ranked(outcomes)):
+        for place, outcome in enumerate(group, start=1):
+            note = "" if outcome.trial.rung == last else "not trained further"
+            note = "not comparable: another stamp" if number else note
+            rows.append(_row(None if number else place, outcome, score, note))
+    shown = {row.trial for row in rows}
+    for outcome in outcomes:
+        if outcome.trial.name not in shown:
+            why = outcome.reason or f"no {score.name} was measured"
+            note = why if outcome.state == "finished" else f"{outcome.state}: {why}"
+            rows.append(_row(None, outcome, score, note))
+    return rows
+
+
+def _row(rank: int | None, outcome: Outcome, score: Score, note: str) -> Row:
+    return Row(
+        rank,
+        outcome.trial.name,
+        outcome.state,
+        outcome.trial.varied,
+        score.of(outcome),
+        score.interval(outcome),
+        outcome.metrics.get("stamp"),
+        outcome.trial.budget_kimg,
+        note,
+    )
+
+
+def as_text(rows: Sequence[Row], score: str) -> str:
+    """The table for a terminal."""
+    cells = [("", "trial", score, "")]
+    for row in rows:
+        value = "-" if row.score is None else f"{row.score:.4g}"
+        value += "" if row.interval is None else f" ± {row.interval:.2g}"
+        cells.append((str(row.rank or "-"), row.trial, value, row.note))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in cells
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def write(rows: Sequence[Row], score: Score, sweep: str, folder: Path) -> None:
+    """Write table.json and table.csv, each whole; nothing in them depends on time."""
+    told = {"version": 1, "sweep": sweep, "score": score.name}
+    told |= {"larger_is_better": score.larger_is_better, "rows": [asdict(row) for row in rows]}
+    with atomic_write(folder / "table.json", "w") as file:
+        json.dump(plain(told), file, indent=2)
+    keys = list(dict.fromkeys(key for row in rows for key in row.varied))
+    with atomic_write(folder / "table.csv", "w") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        named = ["rank", "trial", *keys, score.name, f"{score.name}_interval"]
+        lines.writerow([*named, "stamp", "budget_kimg", "note"])
+        for row in rows:
+            varied = [said(row.varied[key]) if key in row.varied else "" for key in keys]
+            ends = [row.score, row.interval, row.stamp, row.budget_kimg, row.note]
+            lines.writerow([row.rank, row.trial, *varied, *ends])
