@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from kedro.framework.project import configure_project
 
@@ -19,6 +20,8 @@ from ddpm_kedro.framework.class_sentence import class_sentence
 from ddpm_kedro.framework.config_loader import LayeredConfigLoader
 from ddpm_kedro.framework.origins import leaves
 from ddpm_kedro.settings import CONFIG_LOADER_ARGS
+from ddpm_kedro.sweeps.plan import Plan
+from ddpm_kedro.sweeps.settings import SweepSettings
 
 PROJECT = Path(__file__).parents[1]
 TABLES = {path.stem for path in (PROJECT / "conf/base/parameters").iterdir()}
@@ -175,6 +178,25 @@ class TestChoices:
         lines = ours("choices", *typed, columns=columns).output.splitlines()
         assert len(lines) > 20
         assert max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize(
+    ("name", "kimg", "sampler"), [("", 5000, "Ancestral"), ("_cpu", 10, "DDIM")]
+)
+def test_the_course_s_runs_differ_from_the_first_in_one_choice(ours, project, name, kimg, sampler):
+    sweeps = yaml.safe_load((project / "conf/homework/sweep.yml").read_text())
+    plan = Plan("course", SweepSettings.of("course", sweeps[f"homework{name}"]), project)
+    runs = [trial.parameters for trial in plan.trials()]
+    assert [(run.optimizer, run.augmentation) for run in runs] == [
+        ("adam", "none"),
+        ("sgd", "none"),
+        ("adam", "flip"),
+    ]
+    for run in runs:
+        assert run.training.budget_kimg == kimg
+        assert run.training.log_every_kimg <= run.training.preview_every_kimg < kimg
+        assert run.training.sampler["type"].endswith(sampler)
+        assert run.backbone == "homework"
 
 
 def test_every_option_of_ours_has_a_sentence():
