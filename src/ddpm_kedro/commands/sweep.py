@@ -73,6 +73,7 @@ def sweep(
 
 
 def _carry_out(plan: Plan) -> None:
+    from ddpm_kedro.sweeps.search import command_line
     from ddpm_kedro.sweeps.sweep import (
         carry_out,
         write_page,
@@ -87,7 +88,9 @@ def _carry_out(plan: Plan) -> None:
     click.echo(as_text(rows, plan.settings.score))
     write_page(plan, rows)
     click.echo(f"table and comparison: {plan.folder}")
-    if any(row.state != "finished" for row in rows):
+    if plan.settings.search and rows[0].rank == 1:
+        click.echo(f"the best once more: {command_line(plan, rows[0].varied)}")
+    if any(row.state == "failed" for row in rows):
         sys.exit(1)
 
 
