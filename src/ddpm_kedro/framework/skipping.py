@@ -24,7 +24,14 @@ from ddpm_kedro.content import remembering
 from ddpm_kedro.datasets.local_entry import writing
 from ddpm_kedro.datasets.place import Place, loaded_place, place_of
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.framework.making import Making, differences, inputs_of, making_of, orders_of
+from ddpm_kedro.framework.making import (
+    Making,
+    differences,
+    inputs_of,
+    listed,
+    making_of,
+    orders_of,
+)
 from ddpm_kedro.framework.record import SUFFIX, Record
 from ddpm_kedro.framework.units import units_of, unrecordable
 from ddpm_kedro.locks import FileLock
@@ -32,7 +39,6 @@ from ddpm_kedro.locks import FileLock
 LOGGER = logging.getLogger(__name__)
 
 _KEPT = "kept"  # a node's tag: a change of code alone is no reason to run it
-_SHOWN = 3  # reasons in a line
 _STARTED_AT = time.time()
 
 
@@ -123,7 +129,11 @@ class _Work:
             return self._runs(["nobody can tell whether an input has changed"])
         record = Record.read(self._place, self._nodes)
         if record is None:
-            return self._runs(["no record says what made its outputs"])
+            is_new = not any(map(_hash_of, self._outputs.values()))
+            no_record = (
+                "it has no outputs yet" if is_new else "no record says what made its outputs"
+            )
+            return self._runs([no_record])
 
         changed = differences(record.making, self._making)
         altered = list(self._altered(record.outputs))
@@ -135,13 +145,13 @@ class _Work:
         ):
             return self._runs(changed + altered)
         else:
-            modules = _listed(reason.removeprefix("code of ") for reason in changed)
+            modules = changed[0].removeprefix("code of ")
             again = f"{next(iter(orders))}=true {'trains' if len(orders) > 1 else 'runs it'} again"
             self._say("%s: kept, code differs (%s); %s", self._name, modules, again)
         return True
 
     def _runs(self, reasons: list[str]) -> bool:
-        self._say("%s runs: %s", self._name, _listed(reasons))
+        self._say("%s runs: %s", self._name, listed(reasons))
         return False
 
     def _altered(self, recorded: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
@@ -204,9 +214,3 @@ def _is_edited(modules: Iterable[str]) -> bool:
     loaded = filter(None, map(sys.modules.get, modules))
     files = (each.__file__ for each in loaded if getattr(each, "__file__", None))
     return any(os.path.exists(file) and os.stat(file).st_mtime > _STARTED_AT for file in files)
-
-
-def _listed(reasons: Iterable[str]) -> str:
-    reasons = list(reasons)
-    more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-    return f"{', '.join(reasons[:_SHOWN])}{more}"
