@@ -275,6 +275,13 @@ def test_what_no_record_can_stand_for_runs_always(bench, inputs, output):
         assert bench.result["memory"].load() == "raw"
 
 
+def test_a_function_whose_code_nobody_can_read_runs_always(bench):
+    made = bench.node("first", "raw", "a")
+    made.func.__module__ = "__main__"
+    assert bench.run(made) == ["first"]
+    assert bench.run(made) == ["first"]
+
+
 def test_a_node_that_confirms_runs_always(bench):
     made = bench.node("first", "raw", "a", confirms="raw")
     bench.datasets["raw"].confirm = lambda: None
