@@ -58,7 +58,7 @@ def model_file(path: Path, header: Any) -> ModelFile:
     from safetensors.numpy import save_file
 
     save_file({"ema/a": np.zeros(2)}, path, metadata=header)
-    return ModelFile(filepath=str(path), weights="raw")
+    return ModelFile(filepath=str(path))
 
 
 def test_a_model_file_says_its_spec_too(tmp_path):
@@ -66,7 +66,7 @@ def test_a_model_file_says_its_spec_too(tmp_path):
     header = {"ddpm_kedro.model": json.dumps({"spec": spec})}
     model = model_file(tmp_path / "model.safetensors", header)
     found = content_hash(tmp_path / "model.safetensors")
-    assert model.facts() == {"sha256": found, "weights": "raw", "spec": spec}
+    assert model.facts() == {"sha256": found, "spec": spec}
     assert ModelFile(filepath=str(tmp_path / "none")).facts() is None
 
 
@@ -75,10 +75,10 @@ def test_a_model_file_says_its_spec_too(tmp_path):
 )
 def test_a_file_that_is_no_model_of_ours_has_its_hash(tmp_path, header):
     facts = model_file(tmp_path / "model", header).facts()
-    assert facts == {"sha256": content_hash(tmp_path / "model"), "weights": "raw"}
+    assert facts == {"sha256": content_hash(tmp_path / "model")}
     (tmp_path / "model").write_bytes(b"torn")
     torn = ModelFile(filepath=str(tmp_path / "model")).facts()
-    assert torn == {"sha256": content_hash(tmp_path / "model"), "weights": "ema"}
+    assert torn == {"sha256": content_hash(tmp_path / "model")}
 
 
 def test_no_facts_need_torch(tmp_path):

@@ -129,6 +129,11 @@ def test_a_wrong_choice_is_one_line_that_names_the_right_ones(conf, given, words
     assert "\n" not in str(refused.value)
 
 
+def test_base_may_be_asked_for_by_name(conf):
+    assert load(conf, "base")["parameters"] == load(conf)["parameters"]
+    assert load(conf, "base")["catalog"] == load(conf)["catalog"]
+
+
 def test_an_environment_without_a_folder_is_refused(conf):
     with pytest.raises(InputError, match=r"--env nowhere.*choose one of homework"):
         load(conf, "nowhere")

@@ -56,11 +56,15 @@ class ChoicesPage:
             for path in sorted(self.values, key=lambda path: "." in path)
             if path.split(".")[0] not in aside and (everything or _above_base(self.origins[path]))
         ]
-        layers = " < ".join(name for name, layer in self.layers.items() if layer)
+        layers = " < ".join(
+            name
+            for name, layer in self.layers.items()
+            if any(value != {} for _, value in leaves(layer))
+        )
         if everything:
             yield f"Values of a run; layers: {layers}"
         elif shown:
-            yield f"Values that do not come from base alone; layers: {layers}"
+            yield f"Values not from base alone; layers: {layers}"
         else:
             yield "Every value comes from base; --all shows them"
         yield from self._rows(map(self._value, shown))
@@ -73,7 +77,7 @@ class ChoicesPage:
         table = self.tables[group]
         yield from self._rows([self._value(group)])
         for name, entry in self.tree[table].items():
-            kind = entry.get("type", "")
+            kind = str(entry.get("type", ""))
             yield ""
             yield f"{'*' if name == self.tree[group] else ' '} {name}  {kind}".rstrip()
             if sentence := class_sentence(kind):
@@ -104,15 +108,17 @@ class ChoicesPage:
         rows = list(rows)
         column = min(max((len(left) for left, _ in rows), default=0) + 2, self.width // 2)
         for left, right in rows:
+            longest = max(map(len, right.split()), default=0)
+            indent = column if longest <= self.width - column else 8
             first = left.ljust(column - 2) + "  "
-            if len(first) > column and len(first + right) > self.width:
+            if indent < column or (len(first) > column and len(first + right) > self.width):
                 yield left
-                first = " " * column
+                first = " " * indent
             yield from textwrap.wrap(
                 right,
                 self.width,
                 initial_indent=first,
-                subsequent_indent=" " * column,
+                subsequent_indent=" " * indent,
                 break_on_hyphens=False,
                 break_long_words=False,
             )
@@ -136,7 +142,8 @@ def _text(value: Any) -> str:
     """A value as YAML says it; an option as a call of its class."""
     if isinstance(value, Mapping):
         inner = ", ".join(f"{key}={_text(each)}" for key, each in value.items() if key != "type")
-        return f"{value['type'].rpartition('.')[2]}({inner})" if "type" in value else inner
+        name = str(value.get("type")).rpartition(".")[2]
+        return f"{name}({inner})" if "type" in value else inner
     if isinstance(value, list):
         return f"[{', '.join(map(_text, value))}]"
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -75,6 +75,7 @@ def sweep(
 def _carry_out(plan: Plan) -> None:
     # Not at the top: torch is for plans that are right
     from ddpm_kedro.sweeps import sweep, table
+    from ddpm_kedro.sweeps.search import command_line
 
     try:
         rows = sweep.carry_out(plan)
@@ -84,7 +85,9 @@ def _carry_out(plan: Plan) -> None:
     click.echo(table.as_text(rows, plan.settings.score))
     sweep.write_page(plan, rows)
     click.echo(f"table and comparison: {plan.folder}")
-    if any(row.state != "finished" for row in rows):
+    if plan.settings.search and rows[0].rank == 1:
+        click.echo(f"the best once more: {command_line(plan, rows[0].varied)}")
+    if any(row.state == "failed" for row in rows):
         sys.exit(1)
 
 

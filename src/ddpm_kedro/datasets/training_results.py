@@ -49,7 +49,7 @@ class ModelFile(PublishedFile):
         return load_model(path, weights=self._weights, trusted_modules=self._trusted_modules)
 
     def facts(self) -> dict[str, Any] | None:
-        """Besides the hash which `weights` a load gives, and the `spec` of a model of ours."""
+        """Besides the hash the `spec` of a model of ours, which names its classes."""
         facts = super().facts()
         if facts is None:
             return None
@@ -57,7 +57,6 @@ class ModelFile(PublishedFile):
 
         from ddpm_kedro.diffusion.model_header import read_header
 
-        facts["weights"] = self._weights
         with contextlib.suppress(SafetensorError, KeyError, ValueError, TypeError):
             facts["spec"] = read_header(self._path)["spec"]
         return facts

@@ -83,7 +83,8 @@ class LayeredConfigLoader(OmegaConfigLoader):
             return super()._resolve_from_raw_config(key, *given)
         base_configs, env_configs, base_path, env_path, processed_files = given
         layers = {_BASE: _flatten(base_configs.values())}
-        layers[Path(env_path).name] = _flatten(env_configs.values())
+        if env_path != base_path:
+            layers[Path(env_path).name] = _flatten(env_configs.values())
         local_path = self._get_conf_env_path(_LOCAL)
         if local_path not in (base_path, env_path) and self._fs.isdir(local_path):
             local_configs = self._read_dir_configs(

@@ -12,6 +12,7 @@ from typing import Any
 
 ALWAYS = "*"  # in a table: star imports, and what runs and defines nothing
 _SCRIPT = "__main__"  # there too: what runs only where the module is run by its name
+_PREVIEWS = {"ImagePreview", "JSONPreview", "PlotlyPreview", "TablePreview"}
 _WORD = re.compile(r"^[A-Za-z_][\w-]*(?:\.\w+)+$")
 
 
@@ -103,7 +104,7 @@ def _imports(statement: ast.AST) -> Iterator[tuple[str, Import]]:
 @functools.cache
 def read(statement: ast.stmt) -> Definition:
     """A statement, written down as by `ast.dump` but the same in every Python: without what is
-    empty, positions and docstrings."""
+    empty, positions, docstrings and what only Kedro-Viz calls."""
     found, shape = Definition(), []
 
     def add(node: Any) -> None:
@@ -122,7 +123,7 @@ def read(statement: ast.stmt) -> Definition:
                 if value is not None and value != []:
                     shape.append(f"{name}=")
                     for item in value if isinstance(value, list) else [value]:
-                        if not _is_text(item):
+                        if not (_is_text(item) or _is_preview(item)):
                             add(item)
                             shape.append(",")
             shape.append(")")
@@ -147,6 +148,12 @@ def _chain(node: ast.AST) -> tuple[str, ...]:
         return (node.id,)
     front = _chain(node.value) if isinstance(node, ast.Attribute) else ()
     return (*front, node.attr) if front else ()
+
+
+def _is_preview(node: Any) -> bool:
+    """Whether it is a dataset's picture of itself, told by the type that Kedro-Viz knows it by."""
+    is_function = isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Name)
+    return is_function and node.returns.id in _PREVIEWS
 
 
 def _is_text(node: Any) -> bool:

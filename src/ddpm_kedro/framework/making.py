@@ -18,6 +18,7 @@ from ddpm_kedro.plain import canonical, plain
 from ddpm_kedro.training.store.fingerprint import differences as changed_values
 
 _COMMANDS = ("force", "restart")  # say what to do now, not what is made
+_SHOWN = 3  # words in a line
 _ABSENT = {"absent": True}
 _PLACES = {"filepath", "path", "version", "credentials", "fs_args"}  # where content lies, not what
 _FOR_OTHERS = {"metadata", "written_by", "required"}
@@ -106,11 +107,20 @@ def differences(earlier: Making, now: Making) -> list[str]:
     words = []
     for name, before, after in _unequal(earlier.parameters, now.parameters):
         lines = changed_values({"": before}, {"": after})
-        words += [f"{name} {line.lstrip('.').replace(': ', ' ', 1)}" for line in lines]
+        lines.sort(key=lambda line: ".type: " not in line)  # a choice says more than its arguments
+        words += [f"{name} {line.lstrip('.').replace(': ', ' ', 1).strip()}" for line in lines]
     for name, before, after in _unequal(earlier.inputs, now.inputs):
         how = "is missing" if after in (None, _ABSENT) else "changed"
         words.append(f"input {name} {'is new' if before in (None, _ABSENT) else how}")
-    return words + [f"code of {name}" for name, *_ in _unequal(earlier.code, now.code)]
+    code = [name for name, *_ in _unequal(earlier.code, now.code)]
+    return [*words, f"code of {listed(code)}"] if code else words
+
+
+def listed(words: Iterable[str]) -> str:
+    """The first three of some words, and how many more there are."""
+    words = list(words)
+    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return f"{', '.join(words[:_SHOWN])}{more}"
 
 
 def _unequal(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -155,6 +165,7 @@ def _types(tree: Any) -> Iterator[str]:
     if isinstance(tree, Mapping):
         if isinstance(tree.get("type"), str) and "." in tree["type"]:
             yield tree["type"]
-        tree = list(tree.values())
+        # how a model was trained is no code that runs where it is used
+        tree = [value for key, value in tree.items() if key != "provenance"]
     for item in tree if isinstance(tree, list) else []:
         yield from _types(item)

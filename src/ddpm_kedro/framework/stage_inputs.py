@@ -1,17 +1,18 @@
-"""What makes each stage's outputs besides the files that dvc.yaml names, as files for DVC to compare.
+"""What makes each stage's outputs besides the files that dvc.yaml names, for DVC to compare.
 
 `python -m ddpm_kedro.framework.stage_inputs` writes them, in the project's folder.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
-from kedro.framework.project import pipelines
-from kedro.framework.session import KedroSession
+from kedro.framework.hooks.manager import _NullPluginManager
+from kedro.framework.project import pipelines, settings
 from kedro.framework.startup import bootstrap_project
 from kedro.io.core import is_parameter
 from kedro.pipeline import Pipeline
@@ -21,6 +22,8 @@ from ddpm_kedro.datasets.local_entry import writing
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
 from ddpm_kedro.framework.making import code_of, facts_of, parameters_of
+from ddpm_kedro.framework.session import mistake_in
+from ddpm_kedro.parameters import Parameters
 
 STAGES = ("data_preparation", "training", "sampling", "evaluation")
 _ROOT = "data"  # below which dvc.yaml has its files
@@ -35,16 +38,20 @@ def stage_inputs(project: Path) -> dict[str, dict[str, Any]]:
     InputError where a parameter is wrong, a source of images is not there, or files would lie
     where dvc.yaml does not look for them.
     """
-    bootstrap_project(project)
-    with KedroSession.create(project) as session:
-        catalog = session.load_context().catalog
-        root = catalog.load("params:data_root")
-        if root != _ROOT:
-            raise InputError(
-                f"data_root={root}: dvc.yaml tracks {_ROOT}; leave data_root out of conf"
-            )
-        with remembering(project / root / ".hashes.json"):
-            return {stage: _inputs_of(pipelines[stage], catalog) for stage in STAGES}
+    package = bootstrap_project(project).package_name
+    env, conf = os.environ.get("KEDRO_ENV"), str(project / settings.CONF_SOURCE)
+    loader = settings.CONFIG_LOADER_CLASS(conf, env=env, **settings.CONFIG_LOADER_ARGS)
+    try:
+        root = Parameters.from_tree(loader["parameters"]).data_root
+    except InputError as error:
+        raise loader.placed(error) from error
+    if root != _ROOT:
+        raise InputError(f"data_root={root}: dvc.yaml tracks {_ROOT}; leave data_root out")
+    # Without hooks: one of them would import torch to try the options out, as each stage does
+    context = settings.CONTEXT_CLASS(project, loader, env, package, _NullPluginManager())
+    catalog = context.catalog
+    with remembering(project / root / ".hashes.json"):
+        return {stage: _inputs_of(pipelines[stage], catalog) for stage in STAGES}
 
 
 def _inputs_of(pipeline: Pipeline, catalog: Any) -> dict[str, Any]:
@@ -73,8 +80,11 @@ def main() -> None:
                 if not path.is_file() or path.read_text(encoding="utf-8") != text:
                     with atomic_write(path, "w") as file:
                         file.write(text)
-    except InputError as error:
-        sys.exit(f"Error: {error}")
+    except Exception as error:
+        mistake = mistake_in(error)
+        if mistake is None:
+            raise
+        sys.exit(f"Error: {mistake}")
 
 
 if __name__ == "__main__":

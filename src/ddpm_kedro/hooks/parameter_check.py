@@ -36,10 +36,11 @@ class ParameterCheck:
             self._built = None
             if command is None or "runner" not in command.params:  # not `kedro run`
                 self._check_options()
-        except InputError as error:
+        except InputError as mistake:
+            error = context.config_loader.placed(mistake)
             # Under `kedro viz` no session of ours is there to print the line.
             if command is None:
-                raise
+                raise error from mistake
             raise click.ClickException(str(error)) from error
 
     @hook_impl(tryfirst=True)

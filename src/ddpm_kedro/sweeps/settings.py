@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.parameters import CLOSED, read
-from ddpm_kedro.ranges import Count, Positive
+from ddpm_kedro.ranges import Check, Count, Positive, Seed, Switch, checked, require
 
 _NAME = re.compile(r"[\w][\w.,=+-]*")  # it becomes a folder
+
+
+def _trials(value: Any) -> list[dict[str, Any]] | int:
+    if isinstance(value, list):
+        require(all(isinstance(each, Mapping) for each in value), "give a table for each trial")
+        return value
+    return checked(Count, value)
 
 
 @dataclass(frozen=True)
@@ -23,8 +30,15 @@ class SweepSettings:
 
     over: dict[str, list[Any]] = field(default_factory=dict)
     """A grid: for each parameter the values to try."""
-    trials: list[dict[str, Any]] = field(default_factory=list)
-    """What differs in each trial, as in `{optimizer: sgd, augmentation: flip}`."""
+    trials: Annotated[list[dict[str, Any]] | int, Check(_trials)] = field(default_factory=list)
+    """What differs in each trial, as in `{optimizer: sgd, augmentation: flip}`; their number where
+    there is a `search`."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """For each parameter a range or a list, from which optuna draws the trials; see `search.py`."""
+    prune: Switch = True
+    """Give trials of a search up whose quick scores stay behind."""
+    seed: Seed = 0
+    """Of what a search draws."""
     params: dict[str, Any] = field(default_factory=dict)
     """Parameters of all trials."""
     env: str | None = None
@@ -45,6 +59,11 @@ class SweepSettings:
         try:
             if not isinstance(tree, Mapping):
                 raise InputError("give over (a grid) or trials (a list)")
-            return read(cls, tree)
+            settings = read(cls, tree)
+            if isinstance(settings.trials, int) != bool(settings.search):
+                raise InputError("give trials as a list, or as a number with search")
+            if settings.search and (settings.over or settings.halving):
+                raise InputError("search takes neither over nor halving beside it")
+            return settings
         except InputError as error:
             raise InputError(f"sweep {name}: {error}") from error

@@ -24,6 +24,7 @@ from ddpm_kedro.sweeps.halving import Halving
 from ddpm_kedro.sweeps.plan import Plan
 from ddpm_kedro.sweeps.progress import SweepProgress
 from ddpm_kedro.sweeps.scheduler import Scheduler, places_for
+from ddpm_kedro.sweeps.search import Search
 from ddpm_kedro.sweeps.table import Row, Score, table_of, write
 from ddpm_kedro.sweeps.trial import KEDRO_RUN, Outcome, Trial
 
@@ -39,7 +40,9 @@ def carry_out(plan: Plan, command: Sequence[str] = KEDRO_RUN) -> list[Row]:
     InputError, before any trial starts, where one of them or the sweep is wrong, the folder cannot
     be written or another process is at this sweep. `command` stands for `kedro run`.
     """
-    trials, score, halving = plan.trials(), Score(plan.settings.score), None
+    search = Search(plan) if plan.settings.search else None
+    trials = search.corners if search else plan.trials()
+    score, halving = Score(plan.settings.score), None
     with plan.naming():
         score.check()
         if plan.settings.halving is not None:
@@ -48,15 +51,20 @@ def carry_out(plan: Plan, command: Sequence[str] = KEDRO_RUN) -> list[Row]:
     count, images = len(trials), sum(trial.images_ahead for trial in trials)
     if halving:
         count, images = sum(halving.sizes), halving.num_images
+    if search:
+        count = plan.settings.trials
+        images = count * trials[0].images_ahead
     with (
         held(plan.folder),
         contextlib.closing(SweepProgress(count, images, len(places))) as progress,
     ):
         group = {_GROUP: os.environ.get(_GROUP) or plan.name}
         scheduler = Scheduler(plan.project, places, group, progress, command)
-        told = (plan.name, len(trials), plan.folder, len(places))
+        told = (plan.name, count if search else len(trials), plan.folder, len(places))
         LOGGER.info("sweep %s: %d trials in %s, %d at a time", *told)
-        if halving:
+        if search:
+            outcomes = search.run(scheduler, progress, score)
+        elif halving:
             outcomes = _halved(halving, score, scheduler, progress)
         else:
             outcomes = _ended(trials, scheduler, progress)

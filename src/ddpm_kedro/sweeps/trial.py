@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -86,13 +87,20 @@ class Trial:
 
     def log_records(self) -> list[dict[str, Any]]:
         """The newest records (some dozens) of the training that was last at work, oldest first."""
+        log = self._log()
+        return _records(_tail(log)) if log else []
+
+    def quick_scores(self) -> list[tuple[int, float | None]]:
+        """Of the training that was last at work, each with its number in the training, from 1, so
+        that those of other batch sizes compare; None for one that is not finite."""
+        log, every = self._log(), 1000 * (self.parameters.training.score_every_kimg or math.inf)
+        lines = log.read_text(errors="replace").splitlines() if log else []
+        scored = _records(line for line in lines if '"quick_score"' in line)
+        return [(int(each["images_seen"] // every), each["quick_score"]) for each in scored]
+
+    def _log(self) -> Path | None:
         logs = self.folder.glob("06_models/trainings/*/*.jsonl")
-        newest = max(logs, key=lambda path: path.stat().st_mtime_ns, default=None)
-        records = []
-        for line in _tail(newest) if newest else ():
-            with contextlib.suppress(ValueError):  # the first may be cut, the last half written
-                records.append(json.loads(line))
-        return [record for record in records if isinstance(record, dict)]
+        return max(logs, key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def images_seen(self) -> int:
         """By the training that was last at work."""
@@ -198,6 +206,14 @@ class TrialProcess:
             return f"no metrics.json was written; {one_line(last)}"
         killed = f"ended by {signal.Signals(-code).name}; " if code < 0 else ""
         return killed + one_line(last.removeprefix("Error: "))
+
+
+def _records(lines: Iterable[str]) -> list[dict[str, Any]]:
+    records = []
+    for line in lines:
+        with contextlib.suppress(ValueError):  # the first may be cut, the last half written
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
 
 
 def _tail(path: Path) -> Iterator[str]:

@@ -37,13 +37,14 @@ def costs(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
         origin, last = run.model.get("provenance", {}), (run.log[-1] if run.log else {})
         seen = last.get("images_seen", origin.get("images_seen"))
         seconds, cost = last.get("elapsed_seconds"), counted[kind]
+        device = (run.parameters or {}).get("training", {}).get("device")
         found[run.name] = {
             "images_seen": seen,
             "minutes": seconds and seconds / 60,
             "images_per_second": seen / seconds if seconds else None,
             "parameters": cost and cost.parameters,
             "training_gflop": cost and cost.training_flops / 1e9,
-            "device": (run.parameters or {}).get("training", {}).get("device"),
+            "device": None if device == "auto" else device,
             "torch": origin.get("torch"),
         }
     return found

@@ -14,6 +14,7 @@ from ddpm_kedro.evaluation.report import plus_minus
 from ddpm_kedro.evaluation.verdict import three_digits
 
 DEVIATIONS = 2.0  # of one pair of runs: chance exceeds them once in 22 times
+MOST_NAMED = 4  # in a sentence
 LEAD = "mind"  # the score that runs are put in order by
 _OF_SPEC = ("backbone", "noise_schedule", "objective", "loss_weight", "sampler")
 _OF_DRAWING = ("num_samples", "seed", "sampler", "weights", "guidance", "label", "precision")
@@ -50,19 +51,23 @@ def sentence(ranked: Sequence[Group]) -> str:
     if len(ranked) == 1 and len(ranked[0].runs) == 1:
         only = ranked[0].runs[0]
         return only.metrics.get("verdict") or f"{only.name} alone is compared with nothing."
-    said = [_best_of(group) for group in ranked if len(group.runs) > 1 and group.lead]
+    which = " of stamp {}" if len(ranked) > 1 else ""
+    said = [
+        _best_of(group, which.format(group.stamp["stamp"]))
+        for group in ranked
+        if len(group.runs) > 1 and group.lead
+    ]
     if not said:
         return "No two of the runs have scores of one stamp, so none can be called better."
-    apart = [run.name for group in ranked if group is not ranked[0] for run in group.runs]
-    if apart:
-        said.append(f"Scores of another stamp do not compare with these: {_listed(apart)}.")
+    if which:
+        said.append("Scores of different stamps do not compare.")
     return " ".join(said)
 
 
-def _best_of(group: Group) -> str:
+def _best_of(group: Group, which: str) -> str:
     score, title = group.lead, TITLES[group.lead]
     first, *others = [run for run in group.runs if is_scored(run, score)]
-    count = f"Of {len(group.runs)} runs {first.name} is best"
+    count = f"Of {len(group.runs)} runs{which} {first.name} is best"
     if not others:
         return f"{count}, the only one with {title}."
     values = [
@@ -91,7 +96,7 @@ def noise_from(count: int) -> float:
 
     For two runs 2. The best of many is chosen for being so, which looks at all pairs: the chance
     that any of equal runs seem different is kept at that of one pair (Bonferroni, which holds
-    although the pairs share runs and the reference). 3 runs: 2.43, 6: 2.97, 20: 3.67.
+    although the pairs share runs and the reference). 3 runs: 2.43, 6: 2.96, 20: 3.67.
     """
     pairs = max(1, count * (count - 1) // 2)
     return -NormalDist().inv_cdf(NormalDist().cdf(-DEVIATIONS) / pairs)
@@ -104,8 +109,8 @@ def deviations(run: Run, other: Run, score: str) -> float:
     The two are taken as independent. Runs of one stamp share their reference, and often the noise
     of their samples, which makes the difference more certain than that, if anything.
     """
-    worse = run.metrics[score] - other.metrics[score]
-    worse = -worse if score in LARGER_IS_BETTER else worse
+    larger, smaller = (other, run) if score in LARGER_IS_BETTER else (run, other)
+    worse = larger.metrics[score] - smaller.metrics[score]
     spread = math.hypot(*(r.metrics[f"{score}_interval"] / 1.96 for r in (run, other)))
     return worse / spread if spread else math.copysign(math.inf, worse) if worse else 0.0
 
@@ -155,5 +160,7 @@ def _badness(run: Run, score: str | None) -> float:
 
 
 def _listed(names: Sequence[str]) -> str:
+    if len(names) > MOST_NAMED:
+        names = [*names[: MOST_NAMED - 1], f"{len(names) - MOST_NAMED + 1} others"]
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last

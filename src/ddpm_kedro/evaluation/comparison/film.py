@@ -33,7 +33,8 @@ def film(runs: Sequence[Run]) -> bytes:
     if not frames:
         grids = [make_grid(run.samples) for run in runs[:MOST_RUNS] if run.samples is not None]
         frames = [_frame("after training", grids, runs)]
-    first, *others = frames
+    height = max(frame.height for frame in frames)
+    first, *others = [frame.crop((0, 0, _WIDTH, height)) for frame in frames]
     buffer = io.BytesIO()
     first.save(buffer, "WEBP", save_all=True, append_images=others, lossless=True, **SECONDS)
     return buffer.getvalue()

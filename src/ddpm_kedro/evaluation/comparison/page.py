@@ -86,7 +86,7 @@ def compare(runs: Mapping[str, Path]) -> Comparison:
         deviations=deviations,
         most_paired=MOST_PAIRED,
         kinds=kinds,
-        differing={key: map(_text, values) for key, values in differing.items()},
+        differing={key: list(map(_text, values)) for key, values in differing.items()},
         from_records=all(run.parameters for run in ordered),
         charts=_charts(ordered, kinds),
         samples=_samples(ordered),

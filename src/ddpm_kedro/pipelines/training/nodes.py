@@ -42,11 +42,13 @@ def train_model(
 
 def tabulate_log(training_log: Iterable[Mapping[str, Any]]) -> str:
     """The records of a training log as CSV, for whatever draws curves: a row each, a column for
-    each name that any of them has but times, which differ where nothing else does."""
+    each name that any of them has but times, which differ where nothing else does; `nan` where a
+    record has no value, since DVC draws an empty cell as 0."""
     records = list(training_log)
     columns = dict.fromkeys(name for record in records for name in record if name not in _TIMINGS)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
+    writer = csv.writer(text := io.StringIO(), lineterminator="\n")
+    writer.writerow(columns)
+    for record in records:
+        values = map(record.get, columns)
+        writer.writerow(["nan" if value is None else value for value in values])
     return text.getvalue()
