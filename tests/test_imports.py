@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "option_check": {"diffusion", "evaluation", "training", "parameters"},
     "datasets": {"images", "diffusion", "training", "evaluation"},
     "pipelines": {"images", "diffusion", "training", "evaluation", "parameters"},
-    "framework": {"training", "datasets"},
+    "framework": {"training", "datasets", "parameters"},
     "hooks": {"images", "training", "parameters", "option_check"},
     "settings": {"framework", "hooks"},
     "pipeline_registry": {"pipelines"},

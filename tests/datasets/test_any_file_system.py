@@ -189,7 +189,8 @@ def test_one_line_of_the_catalog_sends_the_results_elsewhere(tmp_path):
     catalog = DataCatalog.from_config(
         {key: entry for key, entry in loader["catalog"].items() if not key.startswith("_")}
     )
-    results = ["data_card", "training_card", "sample_grid", "metrics", "diagnostics", "report"]
+    results = ["data_card", "training_card", "training_table", "sample_grid", "metrics"]
+    results += ["diagnostics", "report"]
     assert [name for name in catalog if str(shown_path(catalog, name)).startswith("memory:")] == (
         [name for name in catalog if name in results]
     )

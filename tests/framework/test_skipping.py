@@ -292,7 +292,7 @@ def test_nodes_joined_through_memory_are_one(bench, caplog):
     assert bench.run(*nodes) == []
     bench.file("c").unlink()
     assert bench.run(*nodes) == ["first", "middle", "second"]
-    assert "first, middle, second runs: its output c.txt is missing" in lines(caplog)
+    assert "first, middle, second run: its output c.txt is missing" in lines(caplog)
     # alone it gives its output to the caller, so nothing stands for it
     assert bench.run(nodes[0]) == ["first"]
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.images import ImageFolder
+from ddpm_kedro.images import ImageFolder, source
+from ddpm_kedro.progress import Progress
 
 
 def _fill(root: Path, *names: str) -> Path:
@@ -213,3 +214,18 @@ def test_cut_archive_is_refused(tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:20_000])
     with pytest.raises(InputError, match="archive is broken"):
         ImageFolder(archive).splits()
+
+
+def test_a_first_look_at_many_bytes_shows_its_progress(tmp_path: Path, monkeypatch) -> None:
+    shown = []
+
+    class Shown(Progress):
+        def close(self) -> None:
+            shown.append((self.silent, round(self.done * 1e6)))
+
+    monkeypatch.setattr(source, "Progress", Shown)
+    num_bytes = sum(path.stat().st_size for path in _fill(tmp_path, "a.png", "b.png").iterdir())
+    ImageFolder(tmp_path).facts()
+    monkeypatch.setattr(source, "_BYTES_A_SECOND", num_bytes - 1)
+    ImageFolder(tmp_path).facts()
+    assert shown == [(True, num_bytes), (False, num_bytes)]

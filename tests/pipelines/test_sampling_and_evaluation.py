@@ -28,6 +28,7 @@ from ddpm_kedro.diffusion.model_header import content_hash
 from ddpm_kedro.diffusion.settings import SamplingSettings
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.feature_store import FeatureStore
+from ddpm_kedro.evaluation.records import Records
 from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.framework.session import mistake_in
 from ddpm_kedro.images.grid import make_grid
@@ -137,6 +138,7 @@ def catalog(tmp_path: Path) -> DataCatalog:
             "params:sampling": MemoryDataset(sampling_parameters()),
             "params:evaluation": MemoryDataset(evaluation_parameters()),
             "feature_store": MemoryDataset(FeatureStore(tmp_path / "features"), copy_mode="assign"),
+            "records": MemoryDataset(Records(tmp_path), copy_mode="assign"),
             "samples": NumpyFile(filepath=str(tmp_path / "samples.npy"), written_by="sampling"),
             "samples_card": JSONFile(
                 filepath=str(tmp_path / "samples_card.json"), written_by="sampling,evaluation"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +35,7 @@ def render_report(
     previews: Mapping[int, Image.Image],
     metrics: Mapping[str, Any],
     diagnostics: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page as HTML with inline styles, pictures and charts; it loads nothing and runs no
     script. Equal data give an equal page.
@@ -41,7 +44,7 @@ def render_report(
     `training_log` holds the records of the training, see the tracker, and `previews` grids of
     samples by training images seen; both may be empty. `metrics` and `diagnostics` are what the
     evaluation found; `diagnostics["model"]` is the model's spec and `diagnostics["evaluated"]` the
-    samples' card and the stamp.
+    samples' card and the stamp. `records` say what made the files that are shown, see `Records`.
     """
     model = diagnostics.get("model", {})
     provenance = model.get("provenance", {})
@@ -86,6 +89,7 @@ def render_report(
         most_of_a_class=max(1, *counts.values()) if counts else 1,
         most_bars=MOST_BARS,
         facts=list(flattened(facts)),
+        made=list(map(_made, records)),
         meanings=list(_meanings(metrics, scores)),
     )
 
@@ -129,6 +133,17 @@ def _meanings(metrics: Mapping[str, Any], scores: Iterable[str]) -> Iterator[tup
             yield name, explanation(name)
         except KeyError:  # of another version of this library
             yield name, ""
+
+
+def _made(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The outputs of a record, and in a line how they were made."""
+    outputs, code = record["outputs"], json.dumps(record["code"], sort_keys=True)
+    contents = ", ".join(output["sha256"][:12] for output in outputs.values())
+    at, took = record["made_at"].replace("T", " ")[:16], f"{record['seconds']:,.1f} s"
+    by = f"by {', '.join(record['nodes'])} at {at} UTC in {took}"
+    return ", ".join(outputs), (
+        f"{by}; content {contents}; code {hashlib.sha256(code.encode()).hexdigest()[:12]}"
+    )
 
 
 def _training_facts(record: Mapping[str, Any]) -> list[str]:

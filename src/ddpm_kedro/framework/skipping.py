@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,12 @@ class SkippingRunner(SequentialRunner):
         self, pipeline: Pipeline, catalog: Any, hook_manager: Any = None, run_id: str | None = None
     ) -> None:
         loads = Counter(name for node in pipeline.nodes for name in node.inputs)
-        with self._hashes_remembered(catalog):
+        with _hashes_remembered(catalog, self._folder):
             for unit in units_of(pipeline, catalog):
                 work = _Work(unit, catalog)
-                if not work.is_done():
+                is_skipped, line = work.judge()
+                LOGGER.info("%s", line)
+                if not is_skipped:
                     with work.recorded():
                         super()._run(unit, catalog, hook_manager, run_id)
                 for node in unit.nodes:
@@ -84,30 +86,28 @@ class SkippingRunner(SequentialRunner):
     def _suggest_resume_scenario(self, *_: Any) -> None:
         self._logger.warning("The same command goes on from here: what is done is skipped.")
 
-    def _hashes_remembered(self, catalog: Any) -> contextlib.AbstractContextManager[None]:
-        if "params:data_root" not in catalog:
-            return contextlib.nullcontext()
-        return remembering(self._folder / catalog.load("params:data_root") / ".hashes.json")
-
 
 def is_made(pipeline: Pipeline, catalog: Any, folder: Path) -> bool:
     """Whether a run would skip all of `pipeline`; `folder` as of `SkippingRunner`. Says nothing."""
-    runner = SkippingRunner(folder=folder)
     try:
-        with runner._hashes_remembered(catalog):
+        with _hashes_remembered(catalog, folder):
             units = units_of(pipeline, catalog)
-            return all(_Work(unit, catalog, lambda *_: None).is_done() for unit in units)
+            return all(_Work(unit, catalog).judge()[0] for unit in units)
     except InputError:  # an input is not there yet
         return False
 
 
-class _Work:
-    """One unit when its turn has come; `say` logs the line about it."""
+def _hashes_remembered(catalog: Any, folder: Path) -> contextlib.AbstractContextManager[None]:
+    if "params:data_root" not in catalog:
+        return contextlib.nullcontext()
+    return remembering(folder / catalog.load("params:data_root") / ".hashes.json")
 
-    def __init__(
-        self, unit: Pipeline, catalog: Any, say: Callable[..., None] = LOGGER.info
-    ) -> None:
-        self._unit, self._catalog, self._say = unit, catalog, say
+
+class _Work:
+    """One unit when its turn has come."""
+
+    def __init__(self, unit: Pipeline, catalog: Any) -> None:
+        self._unit, self._catalog = unit, catalog
         self._nodes = [node.name for node in unit.nodes]
         self._name = ", ".join(self._nodes)
         made = {name: catalog.get(name) for node in unit.nodes for name in node.outputs}
@@ -115,8 +115,9 @@ class _Work:
         self._place: Place | None = None  # of the record; None where there is to be none
         self._making: Making | None = None  # before the work
 
-    def is_done(self) -> bool:
-        """Whether the unit is skipped. InputError where an input cannot be read."""
+    def judge(self) -> tuple[bool, str]:
+        """Whether the unit is skipped, and a line that says since when, or why not. InputError
+        where an input cannot be read."""
         if reason := unrecordable(self._unit, self._catalog):
             return self._runs([reason])
         first = next(iter(self._outputs.values()))
@@ -137,22 +138,19 @@ class _Work:
 
         changed = differences(record.making, self._making)
         altered = list(self._altered(record.outputs))
-        is_code_alone = replace(record.making, code=self._making.code) == self._making
         if not changed and not altered:
-            self._say("%s: nothing has changed since %s", self._name, record.since)
-        elif altered or not (
-            is_code_alone and all(_KEPT in node.tags for node in self._unit.nodes)
-        ):
+            return True, f"{self._name}: nothing has changed since {record.since}"
+        is_code_alone = replace(record.making, code=self._making.code) == self._making
+        is_kept = all(_KEPT in node.tags for node in self._unit.nodes)
+        if altered or not (is_code_alone and is_kept):
             return self._runs(changed + altered)
-        else:
-            modules = changed[0].removeprefix("code of ")
-            again = f"{next(iter(orders))}=true {'trains' if len(orders) > 1 else 'runs it'} again"
-            self._say("%s: kept, code differs (%s); %s", self._name, modules, again)
-        return True
+        modules = changed[0].removeprefix("code of ")
+        again = f"{next(iter(orders))}=true {'trains' if len(orders) > 1 else 'runs it'} again"
+        return True, f"{self._name}: kept, code differs ({modules}); {again}"
 
-    def _runs(self, reasons: list[str]) -> bool:
-        self._say("%s runs: %s", self._name, listed(reasons))
-        return False
+    def _runs(self, reasons: list[str]) -> tuple[bool, str]:
+        verb = "run" if len(self._nodes) > 1 else "runs"
+        return False, f"{self._name} {verb}: {listed(reasons)}"
 
     def _altered(self, recorded: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
         """In words, the outputs that are not what the record says."""

@@ -33,7 +33,8 @@ def unrecordable(unit: Pipeline, catalog: Any) -> str | None:
     None where all it does is in files."""
     for node in unit.nodes:
         if not node.outputs or node.confirms:
-            return f"{node.name} {'confirms a dataset' if node.confirms else 'has no output'}"
+            kind = "that confirms a dataset" if node.confirms else "without outputs"
+            return f"a node {kind} always does"
     for name in sorted(unit.all_outputs()):
         dataset = catalog.get(name, True)
         passes = getattr(dataset, "_EPHEMERAL", False) and name not in unit.outputs()

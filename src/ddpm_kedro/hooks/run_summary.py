@@ -32,7 +32,8 @@ class RunSummary:
 
     @hook_impl
     def before_pipeline_run(self) -> None:
-        self._saved, self._score, self._has_worked = set(), "", False
+        self._saved, self._score = set(), ""
+        self._has_worked = False
 
     @hook_impl
     def before_node_run(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ddpm_kedro.evaluation.records import Records
 from ddpm_kedro.evaluation.settings import EvaluationSettings
 from ddpm_kedro.images.imageset import ImageSet
 
@@ -58,6 +59,7 @@ def write_report(
     training_card: Mapping[str, Any] | None,
     metrics: Mapping[str, Any],
     diagnostics: Mapping[str, Any],
+    records: Records,
 ) -> str:
     """One self-contained HTML page on what was trained and how good it is; InputError where the
     evaluation is of other samples."""
@@ -68,4 +70,5 @@ def write_report(
     check_evaluation(evaluated, samples, metrics, train_images)
     if not has_training_log(training_card, evaluated["samples"]["model"]):
         training_log, sample_previews = [], {}
-    return render_report(samples, train_images, training_log, sample_previews, metrics, diagnostics)
+    found = (diagnostics, records.current())
+    return render_report(samples, train_images, training_log, sample_previews, metrics, *found)

@@ -22,7 +22,10 @@ def create_pipeline() -> Pipeline:
     )
     report = node(
         write_report,
-        inputs=["samples", "train_images", *log, "training_card", "metrics", "diagnostics"],
+        inputs=[
+            *("samples", "train_images", *log, "training_card", "metrics", "diagnostics"),
+            "records",
+        ],
         outputs="report",
         name="write_report",
     )
