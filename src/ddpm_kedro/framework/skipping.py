@@ -174,9 +174,15 @@ class _Work:
                     folder = Path(self._place.path).parent
                     folder.mkdir(parents=True, exist_ok=True)
                     held.enter_context(FileLock(folder / f".{self._nodes[0]}.lock"))
+                earlier = self._place.read()
                 self._place.remove()
             started_at = time.monotonic()
-            yield
+            try:
+                yield
+            except InputError:  # refused, before any work if it can be: all is as it was
+                if earlier:
+                    self._place.write(earlier)
+                raise
             if self._making is not None and self._may_be_recorded():
                 outputs = {
                     name: {"path": self._place.to(loaded_place(each)), "sha256": _hash_of(each)}
