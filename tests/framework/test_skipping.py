@@ -407,6 +407,18 @@ def test_a_node_that_fails_leaves_no_record(bench, chain):
     assert not (bench.folder / "first.made.json").exists()
 
 
+def test_a_run_that_is_refused_leaves_the_record(bench, chain):
+    def refuse(raw, x):
+        raise InputError("no such x")
+
+    bench.run(*chain)
+    bench.parameters["x"] = {"rate": 2, "restart": False}
+    with pytest.raises(InputError, match="no such x"):
+        bench.run(bench.node("first", ["raw", "params:x"], "a", refuse), chain[1])
+    bench.parameters["x"] = {"rate": 1, "restart": False}
+    assert bench.run(*chain) == []
+
+
 @pytest.mark.parametrize("change", ["torn", "version", "nodes", "list", "outputs", "made_at"])
 def test_a_record_that_cannot_be_right_is_none(bench, chain, change):
     bench.run(*chain)

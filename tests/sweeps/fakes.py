@@ -29,12 +29,5 @@ def carry_out(folder: Path, **tree: object) -> dict[str, Row]:
 if __name__ == "__main__":
     from kedro.framework.project import configure_project
 
-    from ddpm_kedro.commands.sweep import signals_stop
-    from ddpm_kedro.errors import Stopped
-
     configure_project("ddpm_kedro")
-    try:
-        with signals_stop():
-            carry_out(Path(sys.argv[1]), **SEEDS)
-    except Stopped as stop:
-        sys.exit(stop.exit_code)
+    carry_out(Path(sys.argv[1]), **SEEDS)

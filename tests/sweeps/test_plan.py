@@ -11,6 +11,7 @@ from kedro.framework.cli.utils import _split_params
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.sweeps.plan import Plan, leaves, name_of, nested
+from ddpm_kedro.sweeps.search import Search
 from ddpm_kedro.sweeps.settings import SweepSettings
 
 LR = "training.optimizer.lr"
@@ -69,8 +70,9 @@ def test_what_is_typed_lies_over_the_sweeps_own_parameters(project, tmp_path):
         ({"over": {"training.batch_size": [0]}}, "trial batch_size=0: training.batch_size=0: inp"),
         ({"over": {"trainin.x": [0]}}, "trial x=0: trainin={'x': 0}: no such parameter; did you"),
         ({"trials": [{"formulation": "edm", "sampler": "ancestral"}]}, "samplers.ancestral"),
-        ({"over": {"data_root": ["a"]}}, "trial data_root=a: data_root: each trial has its own"),
+        ({"over": {"data_root": ["a"]}}, "trial data_root=a: data_root: is the sweep's to"),
         ({"over": {"seed": [1]}, "params": {"seed": 2}}, "trial seed=1: seed: is given for all"),
+        ({"trials": [{"image_path": None}, {"image_path": "null"}]}, "come to the same"),
         ({"trials": [{}, {"optimizer": "adam"}]}, "unchanged and optimizer=adam come to the same"),
         ({"over": {"optimizer": ["adam"], "optimizers.sgd.lr": [0.1, 0.2]}}, "come to the same"),
     ],
@@ -123,7 +125,8 @@ def test_nested_and_leaves_are_each_others_inverse():
 
 def test_the_projects_own_sweeps_are_right(project, tmp_path):
     for name, tree in yaml.safe_load((project / "conf/base/sweep.yml").read_text()).items():
-        assert len(Plan(name, SweepSettings.of(name, tree), project).trials()) > 1
+        plan = Plan(name, SweepSettings.of(name, tree), project)
+        assert len(Search(plan).corners if plan.settings.search else plan.trials()) > 1
 
 
 def test_the_wandb_sweep_hands_its_parameters_to_kedro_run(project, tmp_path):

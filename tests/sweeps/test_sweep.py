@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import fakes
@@ -14,7 +18,9 @@ import pytest
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.locks import FileLock
+from ddpm_kedro.sweeps import sweep
 
+command = importlib.import_module("ddpm_kedro.commands.sweep")
 LR = "training.optimizer.lr"
 
 
@@ -79,39 +85,35 @@ def test_a_folder_that_cannot_be_written_is_one_line(run, folder):
         run(over={"seed": [0]})
 
 
-@pytest.fixture
-def started(folder):
-    """A sweep in a process of its own, whose second trial is under way."""
-    process = subprocess.Popen([sys.executable, fakes.__file__, str(folder)], cwd=fakes.PROJECT)
-    wait_for(folder / "seed=2/waits.json")
-    yield process
-    process.kill()
-    process.wait()
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_a_killed_sweep_goes_on_and_waits_for_trials_that_are_ending(started, run, folder):
-    trial = folder / "seed=2"
-    started.send_signal(signal.SIGKILL)
-    started.wait()
-    (trial / "go.txt").touch()
+def test_a_killed_sweep_goes_on_and_waits_for_trials_that_are_ending(run, folder):
+    environ = {**os.environ, "PYTHONPATH": str(fakes.PROJECT / "src")}
+    words = [sys.executable, fakes.__file__, str(folder)]
+    killed = subprocess.Popen(words, cwd=fakes.PROJECT, env=environ)
+    wait_for(folder / "seed=2/waits.json")
+    killed.kill()
+    killed.wait()
+    (folder / "seed=2/go.txt").touch()
     rows = run(**fakes.SEEDS)
     assert [row.state for row in rows.values()] == ["finished"] * 3
-    saved, again = json.loads((trial / "saved.json").read_text()), starts_at(trial)[1]
-    assert again > saved, "the trial was begun again before its killed sweep's had ended"
-    undisturbed = table(folder)
-    run(**fakes.SEEDS)
-    assert table(folder) == undisturbed
+    saved = json.loads((folder / "seed=2/saved.json").read_text())
+    again = (folder / "seed=2/starts.txt").read_text().split()[-1]
+    assert float(again) > saved, "a trial was begun again before it had ended"
 
 
-def starts_at(folder: Path) -> list[float]:
-    lines = (folder / "starts.txt").read_text().splitlines()
-    return [float(line.split()[-1]) for line in lines]
+def test_a_stopped_sweep_lets_its_trials_save(plan, folder, monkeypatch, capsys):
+    def stop() -> None:
+        wait_for(folder / "seed=2/waits.json")
+        os.kill(os.getpid(), signal.SIGINT)
 
-
-def test_a_stopped_sweep_lets_its_trials_save(started, folder):
-    started.send_signal(signal.SIGINT)
-    assert started.wait(timeout=60) == 130
+    monkeypatch.setattr(sweep, "carry_out", partial(sweep.carry_out, command=fakes.FAKE_RUN))
+    thread = threading.Thread(target=stop, daemon=True)
+    thread.start()
+    with pytest.raises(SystemExit) as ended, command.signals_stop():
+        command._carry_out(plan(**fakes.SEEDS))
+    thread.join()
+    assert ended.value.code == 130
+    assert "the same command goes on" in capsys.readouterr().err
     assert (folder / "seed=2/saved.json").exists()
     assert not (folder / "seed=4").exists()
 

@@ -73,23 +73,20 @@ def sweep(
 
 
 def _carry_out(plan: Plan) -> None:
+    # Not at the top: torch is for plans that are right
+    from ddpm_kedro.sweeps import sweep, table
     from ddpm_kedro.sweeps.search import command_line
-    from ddpm_kedro.sweeps.sweep import (
-        carry_out,
-        write_page,
-    )  # torch, for plans that are right only
-    from ddpm_kedro.sweeps.table import as_text
 
     try:
-        rows = carry_out(plan)
+        rows = sweep.carry_out(plan)
     except Stopped as stop:
         click.echo("Stopped: what ran was saved; the same command goes on from there", err=True)
         sys.exit(stop.exit_code)
-    click.echo(as_text(rows, plan.settings.score))
-    write_page(plan, rows)
+    click.echo(table.as_text(rows, plan.settings.score))
+    sweep.write_page(plan, rows)
     click.echo(f"table and comparison: {plan.folder}")
     if plan.settings.search and rows[0].rank == 1:
-        click.echo(f"the best once more: {command_line(plan, rows[0].varied)}")
+        click.echo(f"the best once more: {command_line(plan, rows[0])}")
     if any(row.state == "failed" for row in rows):
         sys.exit(1)
 

@@ -172,9 +172,15 @@ class _Work:
                     folder = Path(self._place.path).parent
                     folder.mkdir(parents=True, exist_ok=True)
                     held.enter_context(FileLock(folder / f".{self._nodes[0]}.lock"))
+                earlier = self._place.read()
                 self._place.remove()
             started_at = time.monotonic()
-            yield
+            try:
+                yield
+            except InputError:  # refused, before any work if it can be: all is as it was
+                if earlier:
+                    self._place.write(earlier)
+                raise
             seconds = round(time.monotonic() - started_at, 1)
             outputs = {
                 name: {"path": self._place.to(loaded_place(each)), "sha256": sha256}

@@ -22,7 +22,8 @@ from ddpm_kedro.plain import canonical_json
 from ddpm_kedro.sweeps.settings import SweepSettings
 from ddpm_kedro.sweeps.trial import Trial
 
-_OWN = ("data_root", "prepared_root", "raw_root")  # a trial's are the sweep's to choose
+_SHARED = {"prepared_root", "raw_root"}
+_ROOTS = {*_SHARED, "data_root"}
 _LONGEST_NAME = 80
 
 
@@ -47,12 +48,11 @@ class Plan:
         self.env = settings.env or os.environ.get("KEDRO_ENV") or None
         self.params = overlay(nested(settings.params), typed or {}, [])
         with self.naming():
-            shared = self._composed({})
-        roots = {key: str(project / shared[key]) for key in ("prepared_root", "raw_root")}
-        self._roots = roots
+            composed = self._composed(self.params)
+        self._shared = {key: str(project / composed[key]) for key in _SHARED}
         if settings.halving is not None:  # the first rung must not meet models of whole budgets
             name = f"{name}-from-{settings.halving:g}-kimg"
-        self.folder = project / (folder or Path(shared["data_root"]) / "sweeps" / name)
+        self.folder = project / (folder or Path(composed["data_root"]) / "sweeps" / name)
 
     @cached_property
     def varied(self) -> list[dict[str, Any]]:
@@ -76,14 +76,12 @@ class Plan:
         come to the same."""
         keys = {key for each in self.varied for key in each}
         trials = [self.trial(each, keys) for each in self.varied]
-        seen: dict[str, str] = {}
-        for trial in trials:
-            if (earlier := seen.get(trial.sameness)) is not None:
+        for first, second in itertools.combinations(trials, 2):
+            if first.sameness == second.sameness or first.name == second.name:
                 raise InputError(
-                    f"sweep {self.name}: {earlier} and {trial.name} come to the same parameters; "
-                    "leave one out"
+                    f"sweep {self.name}: {first.name} and {second.name} come to the same "
+                    "parameters; leave one out"
                 )
-            seen[trial.sameness] = trial.name
         return trials
 
     def trial(self, varied: Mapping[str, Any], keys: Iterable[str] | None = None) -> Trial:
@@ -91,14 +89,12 @@ class Plan:
         `keys` too. InputError, which names the trial, where a value or choice is refused."""
         name = name_of(varied, keys or varied)
         with self.naming(name):
-            values = nested(varied)
-            clash = set(leaves(values)) & set(leaves(self.params))
-            if own := set(leaves(values)) & set(_OWN):
-                raise InputError(f"{min(own)}: each trial has its own, it cannot be varied")
-            if clash:
+            values, folder = nested(varied), self.folder / name
+            if own := _ROOTS & leaves(values).keys():
+                raise InputError(f"{min(own)}: is the sweep's to choose, it cannot be varied")
+            if clash := leaves(self.params).keys() & leaves(values).keys():
                 raise InputError(f"{min(clash)}: is given for all trials (params) and varied too")
-            folder = self.folder / name
-            roots = {**self._roots, "data_root": str(folder)}
+            roots = {**self._shared, "data_root": str(folder)}
             params = overlay(overlay(self.params, values, []), roots, [])
             parameters = Parameters.from_tree(self._composed(params))
             _check(parameters)
@@ -109,7 +105,7 @@ class Plan:
         loader = project_settings.CONFIG_LOADER_CLASS(
             str(self.project / project_settings.CONF_SOURCE),
             env=self.env,
-            runtime_params=dict(params or self.params),
+            runtime_params=dict(params),
             **project_settings.CONFIG_LOADER_ARGS,
         )
         return loader["parameters"]
