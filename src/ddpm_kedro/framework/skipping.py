@@ -179,7 +179,8 @@ class _Work:
                 yield
             except InputError:  # refused, before any work if it can be: all is as it was
                 if earlier:
-                    self._place.write(earlier)
+                    with contextlib.suppress(OSError):  # without a record it runs again
+                        self._place.write(earlier)
                 raise
             seconds = round(time.monotonic() - started_at, 1)
             outputs = {
