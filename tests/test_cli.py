@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from kedro.framework.project import configure_project
 
@@ -19,6 +20,8 @@ from ddpm_kedro.framework.class_sentence import class_sentence
 from ddpm_kedro.framework.config_loader import LayeredConfigLoader
 from ddpm_kedro.framework.origins import leaves
 from ddpm_kedro.settings import CONFIG_LOADER_ARGS
+from ddpm_kedro.sweeps.plan import Plan
+from ddpm_kedro.sweeps.settings import SweepSettings
 
 PROJECT = Path(__file__).parents[1]
 TABLES = {path.stem for path in (PROJECT / "conf/base/parameters").iterdir()}
@@ -108,7 +111,7 @@ def test_a_mistake_in_params_yaml_is_said_with_its_name(ours, project):
 def test_the_preset_is_also_taken_from_the_environment(ours, monkeypatch):
     monkeypatch.setenv("KEDRO_ENV", "homework")
     assert "backbone = homework  homework\n" in ours("choices").output
-    assert "backbone = compact  base\n" in ours("choices", "--env", "base").output
+    assert "backbone = compact  base\n" in ours("choices", "--env", "local").output
 
 
 def test_choices_need_no_torch():
@@ -175,6 +178,25 @@ class TestChoices:
         lines = ours("choices", *typed, columns=columns).output.splitlines()
         assert len(lines) > 20
         assert max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize(
+    ("name", "kimg", "sampler"), [("", 5000, "Ancestral"), ("_cpu", 10, "DDIM")]
+)
+def test_the_course_s_runs_differ_from_the_first_in_one_choice(ours, project, name, kimg, sampler):
+    sweeps = yaml.safe_load((project / "conf/homework/sweep.yml").read_text())
+    plan = Plan("course", SweepSettings.of("course", sweeps[f"homework{name}"]), project)
+    runs = [trial.parameters for trial in plan.trials()]
+    assert [(run.optimizer, run.augmentation) for run in runs] == [
+        ("adam", "none"),
+        ("sgd", "none"),
+        ("adam", "flip"),
+    ]
+    for run in runs:
+        assert run.training.budget_kimg == kimg
+        assert run.training.log_every_kimg <= run.training.preview_every_kimg < kimg
+        assert run.training.sampler["type"].endswith(sampler)
+        assert run.backbone == "homework"
 
 
 def test_every_option_of_ours_has_a_sentence():

@@ -73,7 +73,10 @@ def test_more_runs_need_a_larger_difference(tmp_path: Path) -> None:
     said = compare(runs_of(*folders[:2])).table["verdict"]
     assert "exceeds the noise" in said
     said = compare(runs_of(*folders)).table["verdict"]
-    assert "within the noise (2.43 among 3 runs): chance alone may set b apart from a" in said
+    assert "within the noise (2.43 among 3 runs). Chance alone may set b apart from a." in said
+    vague = finished_run(tmp_path / "vague", mind=40, interval=1.96 * 30)
+    said = compare(runs_of(folders[0], folders[2], vague)).table["verdict"]
+    assert "Chance alone may set vague apart from a." in said  # not c, which is worse and sure
 
 
 def test_copies_are_no_good_score(tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_the_first_samples_are_shown_if_they_are_those_judged(tmp_path: Path) ->
     np.testing.assert_array_equal(run.samples, whole[:SHOWN_SAMPLES])
     write(folder / "07_model_output" / "samples_card.json", {"model": "drawn again by another"})
     assert read(folder)[0].samples is None
-    assert "Samples of" not in compare(runs_of(folder)).html
+    assert "samples of a" not in compare(runs_of(folder)).html
 
 
 def test_only_the_first_samples_are_read(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from kedro.framework.cli.utils import _split_params
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.sweeps.plan import Plan, leaves, name_of, nested
+from ddpm_kedro.sweeps.search import Search
 from ddpm_kedro.sweeps.settings import SweepSettings
 
 LR = "training.optimizer.lr"
@@ -124,7 +125,8 @@ def test_nested_and_leaves_are_each_others_inverse():
 
 def test_the_projects_own_sweeps_are_right(project, tmp_path):
     for name, tree in yaml.safe_load((project / "conf/base/sweep.yml").read_text()).items():
-        assert len(Plan(name, SweepSettings.of(name, tree), project).trials()) > 1
+        plan = Plan(name, SweepSettings.of(name, tree), project)
+        assert len(Search(plan).corners if plan.settings.search else plan.trials()) > 1
 
 
 def test_the_wandb_sweep_hands_its_parameters_to_kedro_run(project, tmp_path):

@@ -8,18 +8,20 @@ import math
 import os
 import random
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fakes
 import pytest
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.sweeps import search
+from ddpm_kedro.sweeps import search as search_module
 from ddpm_kedro.sweeps.plan import name_of
-from ddpm_kedro.sweeps.search import Search
+from ddpm_kedro.sweeps.search import Search, command_line
 from ddpm_kedro.sweeps.search_space import SearchSpace
+from ddpm_kedro.sweeps.settings import SweepSettings
 from ddpm_kedro.sweeps.table import Score, table_of
 from ddpm_kedro.sweeps.trial import Outcome, Trial
 
@@ -118,9 +120,9 @@ class FakeScheduler:
                 yield Outcome(trial, state, metrics=metrics)
 
 
-def run(folder: Path, scheduler: FakeScheduler | None = None, **changed: Any) -> list[Outcome]:
-    searched = Search(FakePlan(folder, settings=settings(**changed)))
-    return searched.run(scheduler or FakeScheduler(), PROGRESS, Score("mind"))
+def searched(folder: Path, scheduler: FakeScheduler | None = None, **changed: Any) -> list[Outcome]:
+    search = Search(FakePlan(folder, settings=settings(**changed)))
+    return search.run(scheduler or FakeScheduler(), PROGRESS, Score("mind"))
 
 
 def summary(outcomes: list[Outcome]) -> set[tuple[Any, ...]]:
@@ -128,7 +130,7 @@ def summary(outcomes: list[Outcome]) -> set[tuple[Any, ...]]:
 
 
 def test_an_interrupted_search_ends_in_the_trials_of_an_undisturbed_one(tmp_path):
-    undisturbed = summary(run(tmp_path / "undisturbed"))
+    undisturbed = summary(searched(tmp_path / "undisturbed"))
     assert len(undisturbed) == 12
     assert {state for _, state, _, _ in undisturbed} == {"finished", "stopped"}
     lives, started, interruptions = random.Random(0), [], -1
@@ -136,7 +138,7 @@ def test_an_interrupted_search_ends_in_the_trials_of_an_undisturbed_one(tmp_path
     while outcomes is None:
         scheduler, interruptions = FakeScheduler(lives.randrange(1, 2 * SCORES)), interruptions + 1
         with contextlib.suppress(KeyboardInterrupt):
-            outcomes = run(tmp_path / "interrupted", scheduler)
+            outcomes = searched(tmp_path / "interrupted", scheduler)
         started += scheduler.started
     assert summary(outcomes) == undisturbed
     assert interruptions > 3
@@ -146,46 +148,46 @@ def test_an_interrupted_search_ends_in_the_trials_of_an_undisturbed_one(tmp_path
 
 def test_a_journal_cut_anywhere_goes_on(tmp_path):
     whole = tmp_path / "whole"
-    undisturbed = summary(run(whole, trials=7))
+    undisturbed = summary(searched(whole, trials=7))
     journal = (whole / "optuna.log").read_bytes()
     cuts = random.Random(1)
     for cut in sorted(cuts.sample(range(len(journal)), 8)):
         (whole / "optuna.log").write_bytes(journal[:cut])
         (whole / "optuna.log.lock").symlink_to("optuna.log")
-        assert summary(run(whole, trials=7)) == undisturbed, cut
+        assert summary(searched(whole, trials=7)) == undisturbed, cut
 
 
 def test_it_makes_no_difference_how_often_is_looked(tmp_path):
-    often, seldom = run(tmp_path / "a"), run(tmp_path / "b", FakeScheduler(look=3))
+    often, seldom = searched(tmp_path / "a"), searched(tmp_path / "b", FakeScheduler(look=3))
     assert summary(often) == summary(seldom)
     assert "stopped" in {each.state for each in often}
 
 
 def test_several_at_once_lose_none(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, FakeScheduler(30, at_once=3))
-    outcomes = run(tmp_path, FakeScheduler(at_once=3))
+        searched(tmp_path, FakeScheduler(30, at_once=3))
+    outcomes = searched(tmp_path, FakeScheduler(at_once=3))
     assert len({each.trial.name for each in outcomes}) == len(outcomes) == 12
 
 
 def test_a_failed_trial_is_tried_again_and_the_rest_go_on(tmp_path):
     first = FakeScheduler()
-    run(tmp_path / "undisturbed", first)
+    searched(tmp_path / "undisturbed", first)
     fails = first.started[2]
-    outcomes = run(tmp_path / "failing", FakeScheduler(fails=[fails]))
+    outcomes = searched(tmp_path / "failing", FakeScheduler(fails=[fails]))
     assert [each.trial.name for each in outcomes if each.state == "failed"] == [fails]
     assert len(outcomes) == 12
     again = FakeScheduler()
-    outcomes = run(tmp_path / "failing", again)
+    outcomes = searched(tmp_path / "failing", again)
     assert again.started == [fails]
     assert len(outcomes) == 12
     assert {each.state for each in outcomes} == {"finished", "stopped"}
 
 
 def test_more_trials_go_on_where_fewer_ended(tmp_path):
-    few = {each.trial.name for each in run(tmp_path, trials=4)}
+    few = {each.trial.name for each in searched(tmp_path, trials=4)}
     scheduler = FakeScheduler()
-    many = {each.trial.name for each in run(tmp_path, scheduler, trials=6)}
+    many = {each.trial.name for each in searched(tmp_path, scheduler, trials=6)}
     assert few < many
     assert set(scheduler.started) == many - few
 
@@ -195,15 +197,15 @@ def test_each_of_few_choices_is_tried_once(tmp_path):
         "training.optimizer.lr": [0.1, 0.01, 0.001],
         "training.batch_size": {"low": 32, "high": 100, "step": 32},  # 32, 64 and 96
     }
-    outcomes = run(tmp_path / "all", search=ranges, trials=9, prune=False)
+    outcomes = searched(tmp_path / "all", search=ranges, trials=9, prune=False)
     assert len({each.trial.name for each in outcomes}) == 9
     assert {each.state for each in outcomes} == {"finished"}
     with pytest.raises(InputError, match="trials=10: the ranges hold 9 different"):
-        run(tmp_path / "more", search=ranges, trials=10)
+        searched(tmp_path / "more", search=ranges, trials=10)
 
 
 def test_what_is_given_up_stands_last_with_its_quick_score(tmp_path):
-    rows = table_of(run(tmp_path), Score("mind"))
+    rows = table_of(searched(tmp_path), Score("mind"))
     pruned = [row for row in rows if row.state == "stopped"]
     assert rows[-len(pruned) :] == pruned
     assert rows[0].rank == 1
@@ -217,7 +219,7 @@ def test_what_is_given_up_stands_last_with_its_quick_score(tmp_path):
 def test_seeds_and_scores_decide_what_is_tried(tmp_path):
     schedulers = FakeScheduler(), FakeScheduler(), FakeScheduler()
     for scheduler, seed, folder in zip(schedulers, (0, 0, 1), "abc", strict=True):
-        run(tmp_path / folder, scheduler, seed=seed)
+        searched(tmp_path / folder, scheduler, seed=seed)
     one, same, other = (scheduler.started for scheduler in schedulers)
     assert one == same
     assert not set(one) & set(other)
@@ -228,9 +230,9 @@ def test_seeds_and_scores_decide_what_is_tried(tmp_path):
     [({"seed": 1}, "seed"), ({"search": {**RANGES, "optimizer": ["adam"]}}, "ranges")],
 )
 def test_a_changed_search_is_another_one(tmp_path, changed, word):
-    run(tmp_path, trials=1)
+    searched(tmp_path, trials=1)
     with pytest.raises(InputError, match=f"was begun in .* with different {word}; give"):
-        run(tmp_path, **changed)
+        searched(tmp_path, **changed)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,7 @@ def test_each_end_and_choice_is_looked_at_before_the_first_trial(tmp_path, monke
     monkeypatch.setattr(FakePlan, "trial", refuse)
     scheduler = FakeScheduler()
     with pytest.raises(InputError, match="too many"):
-        run(tmp_path, scheduler)
+        searched(tmp_path, scheduler)
     assert not scheduler.started
 
 
@@ -282,38 +284,70 @@ def test_what_does_not_go_together_is_drawn_anew(tmp_path, monkeypatch):
     make = FakePlan.trial
     monkeypatch.setattr(FakePlan, "trial", refuse)
     ranges = {**RANGES, "training.batch_size": [32, 256]}
-    outcomes = run(tmp_path / "some", search=ranges)
+    outcomes = searched(tmp_path / "some", search=ranges)
     assert len({each.trial.name for each in outcomes}) == 12
     few = {**ranges, "training.optimizer.lr": [0.1]}
-    assert len(run(tmp_path / "all", search=few, trials=3)) == 3
-    monkeypatch.setattr(search, "MOST_DRAWS", 30)
+    assert len(searched(tmp_path / "all", search=few, trials=3)) == 3
+    monkeypatch.setattr(search_module, "MOST_DRAWS", 30)
     with pytest.raises(InputError, match="nothing new in its ranges fits together"):
-        run(tmp_path / "more", search=few, trials=4)
+        searched(tmp_path / "more", search=few, trials=4)
 
 
 def test_a_damaged_journal_is_named(tmp_path):
-    run(tmp_path, trials=2)
+    searched(tmp_path, trials=2)
     journal = tmp_path / "optuna.log"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([*lines[:4], b"{\n", *lines[5:]]))
     with pytest.raises(InputError, match=r"optuna\.log: damaged"):
-        run(tmp_path, trials=2)
+        searched(tmp_path, trials=2)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"search": RANGES}, "give trials as a list, or as a number with search"),
+        ({"trials": 3}, "give trials as a list, or as a number with search"),
+        ({"search": RANGES, "trials": 0}, "trials=0: input should be greater"),
+        ({"search": RANGES, "trials": 3, "over": {"seed": [0]}}, "neither over nor halving"),
+        ({"search": RANGES, "trials": 3, "halving": 1}, "neither over nor halving"),
+    ],
+)
+def test_a_search_is_told_by_its_ranges_and_a_number(tree, message):
+    with pytest.raises(InputError, match=message):
+        SweepSettings.of("mine", tree)
+
+
+def test_a_search_is_a_sweep(folder, run):
+    lr = "training.optimizer.lr"  # 0.3 is the best for what stands for `kedro run` here
+    tree = {"search": {lr: {"low": 0.2, "high": 0.9}}, "trials": 3, "prune": False}
+    rows = run(**tree)
+    assert [row.rank for row in rows.values()] == [1, 2, 3]
+    rates = [row.varied[lr] for row in rows.values()]
+    assert rates == sorted(rates, key=lambda rate: abs(rate - 0.3))
+    assert run(**tree) == rows
+    starts = [len(path.read_text().splitlines()) for path in folder.glob("*/starts.txt")]
+    assert starts == [1, 1, 1]
+    best = next(iter(rows.values()))
+    plan = fakes.plan_of(folder, **tree)
+    assert command_line(plan, best) == f"kedro run --env smoke --params {lr}={rates[0]:g}"
+    listed = replace(best, varied={"a": [1, 2]})
+    assert command_line(plan, listed) == f"kedro run --config {folder / best.trial / 'run.yml'}"
 
 
 def test_pruning_without_quick_scores_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "SCORES", 0.5)
     with pytest.raises(InputError, match="no quick score within"):
-        run(tmp_path)
+        searched(tmp_path)
 
 
 def test_without_optuna_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(InputError, match=r'pip install "ddpm_kedro\[optuna\]"'):
-        run(tmp_path)
+        searched(tmp_path)
 
 
 def test_optuna_says_nothing_itself(tmp_path, capfd, recwarn):
-    run(tmp_path)
-    run(tmp_path)
+    searched(tmp_path)
+    searched(tmp_path)
     assert capfd.readouterr() == ("", "")
     assert not [str(warning.message) for warning in recwarn]

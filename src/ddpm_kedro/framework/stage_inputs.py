@@ -33,7 +33,7 @@ MODEL_OPTIONS = ("backbone", "noise_schedule", "objective", "loss_weight", "samp
 
 def stage_inputs(project: Path) -> dict[str, dict[str, Any]]:
     """For each of `STAGES` what a runner compares, but the content of files that other stages make:
-    parameters by name, `code` and `inputs`. A node that is kept when its code changes has no code.
+    parameters by name, `code` and `inputs`. A stage that is kept when its code changes has no code.
 
     InputError where a parameter is wrong, a source of images is not there, or files would lie
     where dvc.yaml does not look for them.
@@ -62,13 +62,13 @@ def _inputs_of(pipeline: Pipeline, catalog: Any) -> dict[str, Any]:
         for name in sorted(from_outside)
         if not is_parameter(name) and (facts := facts_of(catalog.get(name)))
     }
-    anew = Pipeline([node for node in pipeline.nodes if "kept" not in node.tags])
-    trees = [parameters_of(anew, catalog), inputs]
+    trees = [parameters, inputs]
     if "model" in pipeline.inputs():
         training = parameters_of(pipelines["training"], catalog)["params:training"]
         trees.append({name: training[name] for name in MODEL_OPTIONS})
+    is_kept = any("kept" in node.tags for node in pipeline.nodes)  # whatever becomes of its code
     named = {name.removeprefix("params:"): value for name, value in parameters.items()}
-    return {**named, "inputs": inputs, "code": code_of(anew, trees)}
+    return {**named, "inputs": inputs, "code": {} if is_kept else code_of(pipeline, trees)}
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from ddpm_kedro.evaluation.verdict import three_digits
 DEVIATIONS = 2.0  # of one pair of runs: chance exceeds them once in 22 times
 MOST_NAMED = 4  # in a sentence
 LEAD = "mind"  # the score that runs are put in order by
+_ABSENT = "not given"
 _OF_SPEC = ("backbone", "noise_schedule", "objective", "loss_weight", "sampler")
 _OF_DRAWING = ("num_samples", "seed", "sampler", "weights", "guidance", "label", "precision")
 
@@ -76,16 +77,14 @@ def _best_of(group: Group, which: str) -> str:
     ]
     behind = {run.name: deviations(run, first, score) for run in others}
     limit = f"{three_digits(group.noise)} among {len(group.runs)} runs"
+    apart = behind[others[0].name]
     said = (
         f"{count}: {title} {values[0]}, against {values[1]} of {others[0].name}, the next. They "
-        f"are {three_digits(behind[others[0].name])} deviations apart, which "
+        f"are {three_digits(apart)} deviations apart, which "
+        f"{'exceeds' if apart >= group.noise else 'is within'} the noise ({limit})."
     )
-    equal = [name for name, apart in behind.items() if apart < group.noise]
-    if equal:
-        said += f"is within the noise ({limit}): chance alone may set {_listed(equal)} apart "
-        said += f"from {first.name}."
-    else:
-        said += f"exceeds the noise ({limit})."
+    if equal := [name for name, apart in behind.items() if apart < group.noise]:
+        said += f" Chance alone may set {_listed(equal)} apart from {first.name}."
     if first.metrics.get("memorisation_suspected"):
         said += f" But some samples of {first.name} are probably copies of training images."
     return said
@@ -133,7 +132,7 @@ def _differing(values: Sequence[Any], key: str = "") -> Iterator[tuple[str, list
         types = {str(value.get("type")).rpartition(".")[2] for value in values}
         if len(types) == 1:
             for name in dict.fromkeys(name for value in values for name in value if name != "type"):
-                inner = [value.get(name) for value in values]
+                inner = [value.get(name, _ABSENT) for value in values]
                 yield from _differing(inner, f"{key}.{name}" if key else name)
             return
     if any(value != values[0] for value in values):
@@ -143,10 +142,15 @@ def _differing(values: Sequence[Any], key: str = "") -> Iterator[tuple[str, list
 def _told_by_model(run: Run) -> dict[str, Any]:
     origin = run.model.get("provenance", {})
     training = {name: run.model.get(name) for name in _OF_SPEC} | origin.get("training", {})
-    told = {name: origin.get(name) for name in ("seed", "images_seen", "num_images")}
-    sampling = {name: run.drawn.get(name) for name in _OF_DRAWING}
-    evaluation = {name: run.stamp.get(name) for name in ("features", "n", "reference")}
-    return {"training": training | told, "sampling": sampling, "evaluation": evaluation}
+    return {
+        "training": training | _part(origin, ("seed", "images_seen", "num_images")),
+        "sampling": _part(run.drawn, _OF_DRAWING),
+        "evaluation": _part(run.stamp, ("features", "n", "reference")),
+    }
+
+
+def _part(tree: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: tree[name] for name in names if name in tree}
 
 
 def is_scored(run: Run, score: str) -> bool:

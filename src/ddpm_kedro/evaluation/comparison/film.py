@@ -15,7 +15,7 @@ from ddpm_kedro.images.rows import spread
 
 MOST_FRAMES = 16
 MOST_RUNS = 4
-SECONDS = {"duration": 700, "loop": 0}  # milliseconds a frame, for ever
+_TIMES = {"duration": 700, "loop": 0}  # milliseconds a frame, for ever
 _WIDTH, _LINE, _GAP = 1100, 22, 12
 _INK, _PAPER = "#e6eaf0", "#12161c"
 
@@ -31,12 +31,13 @@ def film(runs: Sequence[Run]) -> bytes:
         for seen in spread(np.array(moments, dtype=np.int64), MOST_FRAMES).tolist()
     ]
     if not frames:
-        grids = [make_grid(run.samples) for run in runs[:MOST_RUNS] if run.samples is not None]
-        frames = [_frame("after training", grids, runs)]
+        shown = [run for run in runs if run.samples is not None and len(run.samples)][:MOST_RUNS]
+        grids = [make_grid(run.samples).convert("RGB") for run in shown]
+        frames = [_frame("after training", grids, shown)]
     height = max(frame.height for frame in frames)
     first, *others = [frame.crop((0, 0, _WIDTH, height)) for frame in frames]
     buffer = io.BytesIO()
-    first.save(buffer, "WEBP", save_all=True, append_images=others, lossless=True, **SECONDS)
+    first.save(buffer, "WEBP", save_all=True, append_images=others, lossless=True, **_TIMES)
     return buffer.getvalue()
 
 
@@ -60,7 +61,7 @@ def _frame(title: str, grids: Sequence[Image.Image], runs: Sequence[Run]) -> Ima
     frame = Image.new("RGB", (_WIDTH, height + 2 * _LINE + _GAP), _PAPER)
     draw, font = ImageDraw.Draw(frame), ImageFont.load_default(15)
     draw.text((_GAP // 2, 2), title, _INK, font)
-    for index, (grid, run) in enumerate(zip(sized, runs, strict=False)):
+    for index, (grid, run) in enumerate(zip(sized, runs, strict=True)):
         left = _GAP // 2 + index * (width + _GAP)
         draw.text((left, _LINE), run.name[: width // 8], _INK, font)
         frame.paste(grid, (left, 2 * _LINE))

@@ -1,11 +1,14 @@
-"""The training log as a table."""
+"""The training node's card, and the training log as a table."""
 
 from __future__ import annotations
 
 import csv
 import io
 
+from ddpm_kedro.files import Receipt
+from ddpm_kedro.pipelines.training import nodes
 from ddpm_kedro.pipelines.training.nodes import tabulate_log
+from ddpm_kedro.training.train import TrainingReceipts
 
 LOG = [
     {"images_seen": 32, "loss": 0.1 + 0.2, "elapsed_seconds": 1.5, "note": 'a "b", c'},
@@ -29,3 +32,15 @@ def test_times_alone_change_nothing():
 
 def test_no_log_is_an_empty_table():
     assert tabulate_log([]) == "\n"
+
+
+def test_a_training_found_again_has_the_card_it_had(tmp_path, monkeypatch):
+    (tmp_path / "model").write_bytes(b"weights")
+    cards = []
+    for status in ("new", "done"):
+        facts = {"fingerprint": "f00d", "status": status, "images_seen": 64}
+        receipts = TrainingReceipts(*(Receipt(tmp_path / "model", facts) for _ in range(3)))
+        monkeypatch.setattr("ddpm_kedro.training.train.train", lambda *_, made=receipts: made)
+        monkeypatch.setattr(nodes, "content_hash", lambda path: path.name)
+        cards.append(nodes.train_model(None, None, None, None)[-1])
+    assert cards[0] == cards[1] == {"model": "model", "fingerprint": "f00d", "images_seen": 64}
