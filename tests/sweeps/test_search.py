@@ -8,7 +8,7 @@ import math
 import os
 import random
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -327,8 +327,11 @@ def test_a_search_is_a_sweep(folder, run):
     assert run(**tree) == rows
     starts = [len(path.read_text().splitlines()) for path in folder.glob("*/starts.txt")]
     assert starts == [1, 1, 1]
-    best = command_line(fakes.plan_of(folder, **tree), rows[next(iter(rows))].varied)
-    assert best == f"kedro run --env smoke --params {lr}={rates[0]:g}"
+    best = next(iter(rows.values()))
+    plan = fakes.plan_of(folder, **tree)
+    assert command_line(plan, best) == f"kedro run --env smoke --params {lr}={rates[0]:g}"
+    listed = replace(best, varied={"a": [1, 2]})
+    assert command_line(plan, listed) == f"kedro run --config {folder / best.trial / 'run.yml'}"
 
 
 def test_pruning_without_quick_scores_is_refused(tmp_path, monkeypatch):

@@ -86,7 +86,7 @@ def _carry_out(plan: Plan) -> None:
     sweep.write_page(plan, rows)
     click.echo(f"table and comparison: {plan.folder}")
     if plan.settings.search and rows[0].rank == 1:
-        click.echo(f"the best once more: {command_line(plan, rows[0].varied)}")
+        click.echo(f"the best once more: {command_line(plan, rows[0])}")
     if any(row.state == "failed" for row in rows):
         sys.exit(1)
 

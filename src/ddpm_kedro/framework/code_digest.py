@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ from ddpm_kedro.errors import InputError
 from ddpm_kedro.framework.definitions import ALWAYS, Definition, Import, Table, read, table_of
 
 _DIGITS = 12
+_QUOTED = re.compile(r'"([\w/.-]+\.\w+)"')
 _INSTALLED = {"site-packages", "dist-packages"}
 _MODULE_ENDS = ("/__init__.py", ".py", "/")  # the last without the first: a namespace
 
@@ -110,8 +112,8 @@ class Closure:
             path = tuple(word.split("."))
             if path[0] in (module.partition(".")[0], ddpm_kedro.__name__):
                 self._reach(path, named=True)
-            elif (beside := self._file(module).parent / word).is_file():
-                yield hashlib.sha256(beside.read_bytes()).hexdigest()
+            else:
+                yield from map(_hash_of, sorted(_texts(self._file(module).parent, word)))
 
     def _absolute(self, module: str, entry: Import) -> tuple[str, ...]:
         if not entry.level:
@@ -141,6 +143,24 @@ class Closure:
             found = (path for path in files if (path.is_file() if path.suffix else path.is_dir()))
             self._files[module] = next(found, None)
         return self._files[module]
+
+
+def _texts(folder: Path, word: str) -> set[Path]:
+    """The file that a word names beside a module, or one folder up, and those that the text in it
+    names in quotes, as templates do."""
+    found: set[Path] = set()
+    left = [word]
+    while left:
+        name = left.pop()
+        for path in (folder / name, folder.parent / name):
+            if path.is_file() and path not in found:
+                found.add(path)
+                left += _QUOTED.findall(path.read_text("utf-8", "replace"))
+    return found
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _folders_of(top: str) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 ALWAYS = "*"  # in a table: star imports, and what runs and defines nothing
 _SCRIPT = "__main__"  # there too: what runs only where the module is run by its name
 _PREVIEWS = {"ImagePreview", "JSONPreview", "PlotlyPreview", "TablePreview"}
-_WORD = re.compile(r"^[A-Za-z_][\w-]*(?:\.\w+)+$")
+_WORD = re.compile(r"^[A-Za-z_][\w/-]*(?:\.\w+)+$")
 
 
 @dataclass(frozen=True)

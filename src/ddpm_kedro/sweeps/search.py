@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ddpm_kedro.sweeps.plan import Plan, leaves, said
 from ddpm_kedro.sweeps.progress import SweepProgress
 from ddpm_kedro.sweeps.scheduler import Scheduler
 from ddpm_kedro.sweeps.search_space import SearchSpace, imported_optuna
-from ddpm_kedro.sweeps.table import Score
+from ddpm_kedro.sweeps.table import Row, Score
 from ddpm_kedro.sweeps.trial import Outcome, Trial, TrialProcess
 
 if TYPE_CHECKING:
@@ -194,8 +194,12 @@ class Search:
         return study
 
 
-def command_line(plan: Plan, varied: Mapping[str, Any]) -> str:
-    """The `kedro run` that makes a trial once more, outside of the sweep."""
-    values = leaves(plan.params) | dict(varied)
-    told = shlex.quote(",".join(f"{key}={said(value)}" for key, value in values.items()))
+def command_line(plan: Plan, row: Row) -> str:
+    """The `kedro run` that makes a trial once more, outside of the sweep where words can say it:
+    in `--params` a comma ends a value."""
+    values = leaves(plan.params) | dict(row.varied)
+    words = [f"{key}={said(value)}" for key, value in values.items()]
+    if any("," in word for word in words):
+        return f"kedro run --config {shlex.quote(str(plan.folder / row.trial / 'run.yml'))}"
+    told = shlex.quote(",".join(words))
     return f"kedro run{f' --env {plan.env}' if plan.env else ''} --params {told}"
