@@ -39,6 +39,15 @@ def test_receipt_is_published_and_loads_as_images(tmp_path: Path, prepared: Rece
     assert len(dataset.load()) == 100
 
 
+def test_a_receipt_may_say_that_its_file_is_not_finished(tmp_path: Path, prepared: Receipt) -> None:
+    dataset = ImageSetFile(filepath=str(tmp_path / "train.safetensors"))
+    said = []
+    for finished in (False, True):
+        dataset.save(Receipt(prepared.path, {"finished": finished}))
+        said.append(dataset.is_finished)
+    assert said == [False, True]
+
+
 def test_published_images_are_replaced_not_changed(tmp_path: Path, prepared: Receipt) -> None:
     dataset = ImageSetFile(filepath=str(tmp_path / "train.safetensors"))
     dataset.save(prepared)

@@ -59,7 +59,8 @@ def finished_run(
 def recorded(folder: Path, **sections: Any) -> Path:
     """The run in `folder` with the record of what made it."""
     parameters = {f"params:{name}": section for name, section in sections.items()}
-    write(folder / "08_reporting" / "train_model.made.json", {"parameters": parameters})
+    rest = {"nodes": ["train_model"], "made_at": "", "seconds": 1.0, "code": {}, "outputs": {}}
+    write(folder / "08_reporting" / "train_model.made.json", {**rest, "parameters": parameters})
     return folder
 
 

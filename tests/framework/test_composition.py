@@ -175,3 +175,9 @@ def test_a_preset_s_sampler_is_its_models_and_not_told():
     tree = compose([BASE, HOMEWORK | {"samplers": {"ancestral": {"num_steps": 5}}}])
     assert tree["training"]["sampler"] == {"type": "Ancestral", "num_steps": 5}
     assert tree["sampling"]["sampler"] is None
+
+
+@pytest.mark.parametrize("above", [{"training": 7}, {"training": {"objective": 5}}])
+def test_a_table_that_waits_does_not_outlast_what_is_laid_over_its_line(above):
+    told = {"training": {"objective": {"sigma_data": 0.3}}}
+    assert compose([BASE], [told, above])["training"] == compose([BASE], [above])["training"]

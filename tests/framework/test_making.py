@@ -149,6 +149,17 @@ def test_what_a_dataset_makes_of_its_content_is_a_parameter_and_its_place_is_not
     assert raw != options(filepath="/elsewhere", weights="ema")
 
 
+def test_how_a_function_is_used_counts():
+    def found(inputs, function=work):
+        wired = Pipeline([node(function, inputs, "out", name="work")])
+        entries = catalog(a=TextDataset(filepath="a"), b=TextDataset(filepath="b"))
+        return parameters_of(wired, entries)
+
+    assert found(["a", "b"]) == found(["a", "b"]) != found(["b", "a"])
+    one, two = (functools.partial(work, number) for number in (1, 2))
+    assert found("a", one) != found("a", two)
+
+
 def test_odd_parameters_are_told_apart_too():
     import datetime
 
@@ -188,7 +199,8 @@ def test_a_stage_is_made_from_what_no_node_in_it_makes(tmp_path):
     entries["b"] = TextDataset(filepath=str(tmp_path / "b.txt"))
     making = making_of(stage, entries)
     assert making.inputs == {"a": {"sha256": content_hash(path)}}
-    assert {"params:x", "catalog:a", "catalog:b", "catalog:out"} == making.parameters.keys()
+    assert making.parameters["params:x"] == 1
+    assert {"catalog:a", "catalog:b", "node:first"} < making.parameters.keys()
     assert __name__.rpartition(".")[2] in " ".join(making.code)
     path.unlink()
     assert making_of(stage, entries) is inputs_of(stage, entries) is None

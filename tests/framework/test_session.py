@@ -10,10 +10,11 @@ import click
 import pytest
 from kedro.framework.session import KedroSession
 from kedro.io import DataCatalog, DatasetError
-from kedro.runner import ParallelRunner
+from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
 
 from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.framework.session import ProjectSession, mistake_in
+from ddpm_kedro.framework.skipping import SkippingRunner
 
 
 class Hook:
@@ -152,3 +153,29 @@ def test_sigterm_unwinds_the_run_and_the_handler_is_put_back(session, monkeypatc
         run.run()
     assert (ended.value.code, hook.codes, closed) == (143, [143], [True])
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("given", [{}, {"runner": None}, {"runner": SequentialRunner()}])
+def test_a_sequential_run_does_nothing_twice(session, monkeypatch, given):
+    used: dict = {}
+    run, _ = session(monkeypatch, dict)
+    monkeypatch.setattr(KedroSession, "run", lambda self, **options: used.update(options))
+    run.run(tags=["gpu"], **given)
+    assert used["tags"] == ["gpu"]
+    assert type(used["runner"]) is SkippingRunner
+    assert not used["runner"]._is_async
+
+
+def test_other_runners_and_asynchronous_saving_are_left_as_asked(session, monkeypatch):
+    used: list = []
+    run, _ = session(monkeypatch, dict)
+    monkeypatch.setattr(
+        KedroSession, "run", lambda self, *given, runner: used.extend([*given, runner])
+    )
+    threads = ThreadRunner()
+    run.run(runner=threads)
+    run.run(None, runner=SequentialRunner(is_async=True))
+    assert used[0] is threads
+    assert used[1] is None
+    assert type(used[2]) is SkippingRunner
+    assert used[2]._is_async

@@ -275,6 +275,13 @@ def test_what_no_record_can_stand_for_runs_always(bench, inputs, output):
         assert bench.result["memory"].load() == "raw"
 
 
+def test_a_function_whose_code_nobody_can_read_runs_always(bench):
+    made = bench.node("first", "raw", "a")
+    made.func.__module__ = "__main__"
+    assert bench.run(made) == ["first"]
+    assert bench.run(made) == ["first"]
+
+
 def test_a_node_that_confirms_runs_always(bench):
     made = bench.node("first", "raw", "a", confirms="raw")
     bench.datasets["raw"].confirm = lambda: None
@@ -398,6 +405,18 @@ def test_a_node_that_fails_leaves_no_record(bench, chain):
     with pytest.raises(ZeroDivisionError):
         bench.run(broken, chain[1])
     assert not (bench.folder / "first.made.json").exists()
+
+
+def test_a_run_that_is_refused_leaves_the_record(bench, chain):
+    def refuse(raw, x):
+        raise InputError("no such x")
+
+    bench.run(*chain)
+    bench.parameters["x"] = {"rate": 2, "restart": False}
+    with pytest.raises(InputError, match="no such x"):
+        bench.run(bench.node("first", ["raw", "params:x"], "a", refuse), chain[1])
+    bench.parameters["x"] = {"rate": 1, "restart": False}
+    assert bench.run(*chain) == []
 
 
 @pytest.mark.parametrize("change", ["torn", "version", "nodes", "list", "outputs", "made_at"])

@@ -48,8 +48,6 @@ def test_gpus_that_are_hidden_stay_so(monkeypatch):
 
 
 class FakeProcess:
-    log_path = "log.txt"
-
     def __init__(self, seen: int = 0, images: int = 1000) -> None:
         self.seen, self.seconds = seen, 0.0
         self.trial = SimpleNamespace(

@@ -87,7 +87,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(run, folder):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_a_killed_sweep_goes_on_and_waits_for_trials_that_are_ending(run, folder):
-    killed = subprocess.Popen([sys.executable, fakes.__file__, str(folder)], cwd=fakes.PROJECT)
+    environ = {**os.environ, "PYTHONPATH": str(fakes.PROJECT / "src")}
+    words = [sys.executable, fakes.__file__, str(folder)]
+    killed = subprocess.Popen(words, cwd=fakes.PROJECT, env=environ)
     wait_for(folder / "seed=2/waits.json")
     killed.kill()
     killed.wait()

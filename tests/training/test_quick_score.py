@@ -160,6 +160,7 @@ def test_a_best_state_that_is_not_come_to_again_is_forgotten(
     newest.rmdir()
     early = run(tmp_path, **SCORED, max_minutes=1e-9)
     assert early.model.facts["images_seen"] == 72
+    assert not early.model.facts["finished"]  # the same command goes on
     assert weights(early, "best").keys() == weights(early, "ema").keys()
     assert read_model_file(early.model.path)[0]["spec"]["provenance"]["best_images_seen"] == 40
     later = run(tmp_path, **SCORED)

@@ -73,6 +73,8 @@ def test_the_same_choices_again_are_done(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     again = run(tmp_path)
     assert again.model.facts["status"] == "done"
+    assert first.model.facts["finished"]
+    assert again.model.facts["finished"]
     assert again.model.path == first.model.path
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
 

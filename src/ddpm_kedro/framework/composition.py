@@ -50,6 +50,9 @@ def compose(layers: Iterable[Tree], users: Iterable[Tree] = ()) -> dict[str, Any
     for _, value in walk(merged):
         if (name := _chosen_by(value)) is not None:
             _entry(merged, value, name)
+    # A layer above may have put something else in the line's place
+    there = dict(walk(merged))
+    waiting = [each for each in waiting if there.get(".".join(each[0])) == each[1]]
     # What follows such a line, as training.features does evaluation.features, gets the table too
     waiting += [
         (tuple(here.split(".")), line, table)

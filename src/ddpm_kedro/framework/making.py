@@ -12,7 +12,7 @@ from kedro.io.core import is_parameter
 from kedro.pipeline import Pipeline
 
 from ddpm_kedro.datasets.handle import Handle
-from ddpm_kedro.datasets.place import loaded_place
+from ddpm_kedro.datasets.place import loaded_place, place_of
 from ddpm_kedro.framework.code_digest import code_digest
 from ddpm_kedro.plain import canonical, plain
 from ddpm_kedro.training.store.fingerprint import differences as changed_values
@@ -28,8 +28,9 @@ _FOR_OTHERS = {"metadata", "written_by", "required"}
 class Making:
     """What makes the outputs of a unit or a stage, as plain data: where it is equal, they are.
 
-    `inputs` are facts of contents by dataset, `parameters` canonical values by `params:` name and
-    the options of datasets by `catalog:` name, `code` what `code_digest` gives.
+    `inputs` are facts of contents by dataset, `parameters` canonical values by `params:` name, the
+    options of datasets by `catalog:` name and what a node's function is given by `node:` name,
+    `code` what `code_digest` gives.
     """
 
     inputs: dict[str, Any]
@@ -40,9 +41,10 @@ class Making:
 def making_of(pipeline: Pipeline, catalog: Any) -> Making | None:
     """The making of a node, a unit or a stage, None where `inputs_of` is. `parameters_of` and
     `code_of` give those parts where the inputs are not there yet, or are none of one's business."""
-    inputs, parameters = inputs_of(pipeline, catalog), parameters_of(pipeline, catalog)
+    inputs = inputs_of(pipeline, catalog)
     if inputs is None:
         return None
+    parameters = parameters_of(pipeline, catalog)
     return Making(inputs, parameters, code_of(pipeline, [parameters, inputs]))
 
 
@@ -71,7 +73,7 @@ def facts_of(dataset: Any) -> dict[str, Any] | None:
 
 def parameters_of(pipeline: Pipeline, catalog: Any) -> dict[str, Any]:
     """The part `parameters`, for which no dataset needs to be there."""
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {f"node:{node.name}": _wiring_of(node) for node in pipeline.nodes}
     for name in sorted(pipeline.datasets() - {"params:force"}):
         if not is_parameter(name):
             values[f"catalog:{name}"] = _options_of(catalog.get(name, True))
@@ -86,7 +88,7 @@ def parameters_of(pipeline: Pipeline, catalog: Any) -> dict[str, Any]:
 def code_of(pipeline: Pipeline, trees: Iterable[Any] = ()) -> dict[str, str]:
     """The part `code`: of the nodes' functions, and of each `type: dotted.path` in `trees`, such as
     what `parameters_of` gives. Nothing is imported for it."""
-    roots = {_dotted(node.func) for node in pipeline.nodes}
+    roots = {dotted(node.func) for node in pipeline.nodes}
     return code_digest(sorted(roots.union(*map(_types, trees))))
 
 
@@ -144,17 +146,28 @@ def _without_commands(tree: Any) -> Any:
 
 def _options_of(dataset: Any) -> dict[str, Any]:
     """A dataset's type, and the arguments that shape what is loaded or saved."""
-    given = dict(getattr(dataset, "_init_args", None) or {})
+    given = plain(getattr(dataset, "_init_args", {}), other=dotted) if place_of(dataset) else {}
     if isinstance(dataset, Handle):  # its arguments are places, or among a node's parameters
         given = {"of": {"type": dataset._option["type"]}}
     for handed_on in ("options", "kwargs"):
         given |= given.pop(handed_on, None) or {}
     shaping = {key: value for key, value in given.items() if key not in _PLACES | _FOR_OTHERS}
-    shaping = {key: value for key, value in shaping.items() if value not in (None, {}, [], ())}
-    return {"type": _dotted(type(dataset)), **plain(shaping, other=_dotted)}
+    shaping = {key: value for key, value in shaping.items() if value not in (None, {}, [])}
+    return {"type": dotted(type(dataset)), **shaping}
 
 
-def _dotted(function: Any) -> str:
+def _wiring_of(node: Any) -> dict[str, Any]:
+    """What goes into which argument of a node's function, and what becomes of what it returns."""
+    wiring = {"inputs": list(node.inputs), "outputs": list(node.outputs)}
+    if isinstance(node.func, functools.partial):
+        bound = {"args": node.func.args, "keywords": node.func.keywords}
+        wiring |= plain(bound, real=float, other=repr)
+    return wiring
+
+
+def dotted(function: Any) -> str:
+    """The dotted path of a class or a function, of a partial one's function, or of an object's
+    class."""
     while isinstance(function, functools.partial):
         function = function.func
     kind = function if hasattr(function, "__qualname__") else type(function)

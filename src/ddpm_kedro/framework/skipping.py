@@ -130,11 +130,9 @@ class _Work:
             return self._runs(["nobody can tell whether an input has changed"])
         record = Record.read(self._place, self._nodes)
         if record is None:
-            is_new = not any(map(_hash_of, self._outputs.values()))
-            no_record = (
-                "it has no outputs yet" if is_new else "no record says what made its outputs"
-            )
-            return self._runs([no_record])
+            is_old = any(map(_hash_of, self._outputs.values()))
+            why = "no record says what made its outputs" if is_old else "it has no outputs yet"
+            return self._runs([why])
 
         changed = differences(record.making, self._making)
         altered = list(self._altered(record.outputs))
@@ -174,21 +172,28 @@ class _Work:
                     folder = Path(self._place.path).parent
                     folder.mkdir(parents=True, exist_ok=True)
                     held.enter_context(FileLock(folder / f".{self._nodes[0]}.lock"))
+                earlier = self._place.read()
                 self._place.remove()
             started_at = time.monotonic()
-            yield
-            if self._making is not None and self._may_be_recorded():
-                outputs = {
-                    name: {"path": self._place.to(loaded_place(each)), "sha256": _hash_of(each)}
-                    for name, each in self._outputs.items()
-                }
-                seconds = round(time.monotonic() - started_at, 1)
+            try:
+                yield
+            except InputError:  # refused, before any work if it can be: all is as it was
+                if earlier:
+                    self._place.write(earlier)
+                raise
+            seconds = round(time.monotonic() - started_at, 1)
+            outputs = {
+                name: {"path": self._place.to(loaded_place(each)), "sha256": sha256}
+                for name, each in self._outputs.items()
+                if (sha256 := _hash_of(each))
+            }
+            if len(outputs) == len(self._outputs) and self._may_be_recorded():
                 with self._writing():
                     Record(self._nodes, seconds, self._making, outputs).write(self._place)
 
     def _may_be_recorded(self) -> bool:
         """Whether the outputs are finished, and what made them is still what was looked at."""
-        if None in map(_hash_of, self._outputs.values()):
+        if self._making is None:
             return False
         if inputs_of(self._unit, self._catalog) != self._making.inputs:
             LOGGER.warning("%s: an input was altered meanwhile; it will run again", self._name)

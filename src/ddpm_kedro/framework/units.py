@@ -8,6 +8,7 @@ from typing import Any
 from kedro.pipeline import Pipeline
 
 from ddpm_kedro.datasets.place import place_of
+from ddpm_kedro.framework.making import dotted
 
 
 def units_of(pipeline: Pipeline, catalog: Any) -> Iterator[Pipeline]:
@@ -35,6 +36,9 @@ def unrecordable(unit: Pipeline, catalog: Any) -> str | None:
         if not node.outputs or node.confirms:
             kind = "that confirms a dataset" if node.confirms else "without outputs"
             return f"a node {kind} always does"
+        module = dotted(node.func).partition(".")[0]
+        if module in ("__main__", "builtins"):  # of a notebook, say
+            return f"the code of {node.name} is in no module"
     for name in sorted(unit.all_outputs()):
         dataset = catalog.get(name, True)
         passes = getattr(dataset, "_EPHEMERAL", False) and name not in unit.outputs()

@@ -25,7 +25,8 @@ class SweepProgress:
     def start(self, process: TrialProcess, where: str) -> None:
         """Say that a trial starts."""
         self._base[process] = self._seen[process] = process.trial.images_seen()
-        self._bar.say(f"{process.trial.name}: starts{where}, log: {process.log_path}")
+        self._bar.initial += _done(process.trial, self._base[process])  # which takes no time
+        self._bar.say(f"{process.trial.name}: starts{where}")
 
     def skip(self, trial: Trial, line: str) -> None:
         """Count a trial that need not run."""
@@ -70,14 +71,12 @@ class SweepProgress:
         """Images that a process trained on until now."""
         seen = self._seen[process] = process.trial.images_seen()
         if seen < self._base[process]:  # it is another training than before
+            self._bar.initial -= _done(process.trial, self._base[process])
             self._base[process] = 0.0
         return seen - self._base[process]
 
     def _images_done(self) -> float:
-        return self._images_over + sum(
-            min(max(0.0, seen - process.trial.images_before), process.trial.images_ahead)
-            for process, seen in self._seen.items()
-        )
+        return self._images_over + sum(_done(each.trial, seen) for each, seen in self._seen.items())
 
     def _seconds_left(self) -> float | None:
         seconds, trained = self._ended
@@ -86,3 +85,8 @@ class SweepProgress:
             trained = sum(seen - self._base[process] for process, seen in self._seen.items())
         ahead = max(0.0, self._num_images - self._images_done())
         return seconds / trained * ahead / self._places if trained else None
+
+
+def _done(trial: Trial, seen: float) -> float:
+    """Of the images ahead of a trial, those that a training has seen."""
+    return min(max(0.0, seen - trial.images_before), trial.images_ahead)

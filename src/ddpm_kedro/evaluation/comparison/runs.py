@@ -13,6 +13,7 @@ import numpy as np
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.cards import JUDGE_AGAIN, has_training_log, hash_of_json
+from ddpm_kedro.evaluation.records import PATTERN, Records
 
 SHOWN_SAMPLES = 16
 SECTIONS = ("preparation", "training", "sampling", "evaluation")
@@ -23,7 +24,6 @@ _LOG_CARD = "08_reporting/training_card.json"
 _PREVIEWS = "08_reporting/sample_previews"
 _SAMPLES = "07_model_output/samples.npy"
 _SAMPLES_CARD = "07_model_output/samples_card.json"
-_RECORDS = "*/*.made.json"  # what made each output, beside it
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def files_of(folder: Path) -> list[Path]:
         raise InputError(f"{folder} is no finished run: there is no {METRICS} in it")
     fixed = (METRICS, _DIAGNOSTICS, _LOG, _LOG_CARD, _SAMPLES, _SAMPLES_CARD)
     files = [path for name in fixed if (path := folder / name).is_file()]
-    return [*files, *sorted(folder.glob(_RECORDS)), *_previews(folder / _PREVIEWS).values()]
+    return [*files, *sorted(folder.glob(PATTERN)), *_previews(folder / _PREVIEWS).values()]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -124,12 +124,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _recorded(folder: Path) -> dict[str, Any] | None:
-    sections: dict[str, Any] = {}
-    for path in sorted(folder.glob(_RECORDS)):
-        with contextlib.suppress(InputError):  # a torn record counts as none
-            for name, value in _json(path).get("parameters", {}).items():
-                if (section := name.removeprefix("params:")) in SECTIONS:
-                    sections[section] = value
+    values = [item for record in Records(folder).read() for item in record["parameters"].items()]
+    named = {name.removeprefix("params:"): value for name, value in values}
+    sections = {name: named[name] for name in SECTIONS if name in named}
     return sections if "training" in sections else None
 
 
