@@ -16,11 +16,14 @@ seed, kimg = params.get("seed", 0), training.get("budget_kimg", 0.64)
 def write(name: str, content: object) -> None:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content) + "\n")
+    aside = path.with_name(f"{name.replace('/', '-')}.aside")
+    aside.write_text(json.dumps(content) + "\n")
+    aside.replace(path)
 
 
 def save_and_end(signum: int, frame: object) -> None:
-    time.sleep(0.3)  # as long as saving takes
+    while (folder / "saving.txt").exists():
+        time.sleep(0.02)
     write("saved.json", time.time())
     sys.exit(128 + signum)
 

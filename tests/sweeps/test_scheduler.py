@@ -76,6 +76,8 @@ class TestTimeLeft:
         resumed.goes(10, 100)
         progress.look([resumed])
         assert progress._seconds_left() == 100
+        progress.end(resumed, Outcome(resumed.trial, "finished", seconds=10))
+        assert progress._seconds_left() == 100
         found = FakeProcess()
         progress.skip(found.trial, "done")
         assert progress._seconds_left() == 0

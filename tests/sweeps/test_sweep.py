@@ -86,18 +86,32 @@ def test_a_folder_that_cannot_be_written_is_one_line(run, folder):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_a_killed_sweep_goes_on_and_waits_for_trials_that_are_ending(run, folder):
+def test_a_killed_sweep_goes_on_and_waits_for_trials_that_are_ending(run, folder, caplog):
     environ = {**os.environ, "PYTHONPATH": str(fakes.PROJECT / "src")}
     words = [sys.executable, fakes.__file__, str(folder)]
     killed = subprocess.Popen(words, cwd=fakes.PROJECT, env=environ)
-    wait_for(folder / "seed=2/waits.json")
+    trial = folder / "seed=2"
+    wait_for(trial / "waits.json")
+    (trial / "saving.txt").touch()
     killed.kill()
     killed.wait()
-    (folder / "seed=2/go.txt").touch()
-    rows = run(**fakes.SEEDS)
+    (trial / "go.txt").touch()
+
+    def save() -> None:
+        """Once the sweep waits for that, or never would."""
+        while "at this trial; waiting for it" not in caplog.text and not over.is_set():
+            time.sleep(0.02)
+        (trial / "saving.txt").unlink()
+
+    over = threading.Event()
+    threading.Thread(target=save, daemon=True).start()
+    with caplog.at_level("INFO"):
+        rows = run(**fakes.SEEDS)
+    over.set()
+    wait_for(trial / "saved.json")
     assert [row.state for row in rows.values()] == ["finished"] * 3
-    saved = json.loads((folder / "seed=2/saved.json").read_text())
-    again = (folder / "seed=2/starts.txt").read_text().split()[-1]
+    saved = json.loads((trial / "saved.json").read_text())
+    again = (trial / "starts.txt").read_text().split()[-1]
     assert float(again) > saved, "a trial was begun again before it had ended"
 
 
