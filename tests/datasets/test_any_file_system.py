@@ -178,6 +178,10 @@ def test_hooks_find_the_version_that_was_saved(root):
         assert file.read() == b"text"
     local = path_of(catalog["report"])
     assert local == (None if root.startswith("memory") else Path(path))
+    # a run that skips what is made saves nothing
+    config = {"report": {"type": TextFile, "filepath": f"{root}/report.html", "versioned": True}}
+    later = DataCatalog.from_config(config, save_version="2026-01-03T00.00.00.000Z")
+    assert shown_path(later, "report") == path
 
 
 def test_one_line_of_the_catalog_sends_the_results_elsewhere(tmp_path):

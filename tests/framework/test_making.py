@@ -213,12 +213,22 @@ def test_a_stage_is_made_from_what_no_node_in_it_makes(tmp_path):
 def test_differences_are_said_in_words():
     earlier = Making(
         {"a": {"sha256": "1"}, "b": {"absent": True}, "c": {"sha256": "1"}},
-        {"params:x": {"n": 512, "optimizer": {"lr": 1, "type": "Adam"}}, "params:y": 1},
+        {
+            "params:x": {"n": 512, "optimizer": {"lr": 1, "type": "Adam"}},
+            "params:y": 1,
+            "z": 1,
+            "u": 1,
+        },
         {"m": "1", "n": "1"},
     )
     now = Making(
         {"a": {"sha256": "2"}, "b": {"sha256": "1"}, "c": {"absent": True}},
-        {"params:x": {"n": 64, "optimizer": {"lr": 2, "type": "SGD"}}, "params:y": 2},
+        {
+            "params:x": {"n": 64, "optimizer": {"lr": 2, "type": "SGD"}},
+            "params:y": 2,
+            "z": "1",
+            "v": 2,
+        },
         {"m": "2", "n": "1"},
     )
     assert differences(earlier, earlier) == []
@@ -227,6 +237,9 @@ def test_differences_are_said_in_words():
         "params:x n 512 -> 64",
         "params:x optimizer.lr 1 -> 2",
         "params:y 1 -> 2",
+        "u is gone",
+        "v is new",
+        "z changed",
         "input a changed",
         "input b is new",
         "input c is missing",

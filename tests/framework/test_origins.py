@@ -138,9 +138,11 @@ def test_who_chose_is_the_last_whose_names_decide(seed):
     moved = dict.fromkeys(found, "base")  # the last layer in which another name moves the origin
     for name in names[1:]:
         for path in filter(is_name, dict(leaves(layers[name]))):
-            other = changed(layers, name, path)
-            for leaf, origin in origins(other).items() if other else ():
-                if leaf in found and leaf != path and origin.path != found[leaf].path:
+            if (other := changed(layers, name, path)) is None:
+                continue
+            there = origins(other)
+            for leaf in found.keys() - {path}:
+                if leaf not in there or there[leaf].path != found[leaf].path:
                     moved[leaf] = name
     assert {path: origin.chosen_by for path, origin in found.items()} == moved
 

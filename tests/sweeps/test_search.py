@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.sweeps import search as search_module
+from ddpm_kedro.sweeps import sweep
 from ddpm_kedro.sweeps.plan import name_of
 from ddpm_kedro.sweeps.search import Search, command_line
 from ddpm_kedro.sweeps.search_space import SearchSpace
@@ -122,7 +124,9 @@ class FakeScheduler:
 
 def searched(folder: Path, scheduler: FakeScheduler | None = None, **changed: Any) -> list[Outcome]:
     search = Search(FakePlan(folder, settings=settings(**changed)))
-    return search.run(scheduler or FakeScheduler(), PROGRESS, Score("mind"))
+    return search.run(
+        scheduler or FakeScheduler(), PROGRESS, Score("mind"), lambda trial: trial.result()
+    )
 
 
 def summary(outcomes: list[Outcome]) -> set[tuple[Any, ...]]:
@@ -190,6 +194,15 @@ def test_more_trials_go_on_where_fewer_ended(tmp_path):
     many = {each.trial.name for each in searched(tmp_path, scheduler, trials=6)}
     assert few < many
     assert set(scheduler.started) == many - few
+
+
+def test_what_a_finished_trial_made_is_made_again_where_it_is_gone(tmp_path):
+    outcomes = searched(tmp_path)
+    gone = next(each.trial for each in outcomes if each.state == "finished")
+    shutil.rmtree(gone.folder)
+    again = FakeScheduler()
+    assert summary(searched(tmp_path, again)) == summary(outcomes)
+    assert again.started == [gone.name]
 
 
 def test_each_of_few_choices_is_tried_once(tmp_path):
@@ -317,7 +330,8 @@ def test_a_search_is_told_by_its_ranges_and_a_number(tree, message):
         SweepSettings.of("mine", tree)
 
 
-def test_a_search_is_a_sweep(folder, run):
+def test_a_search_is_a_sweep(folder, run, monkeypatch):
+    monkeypatch.setattr(sweep, "_is_made", lambda trial: trial.result())
     lr = "training.optimizer.lr"  # 0.3 is the best for what stands for `kedro run` here
     tree = {"search": {lr: {"low": 0.2, "high": 0.9}}, "trials": 3, "prune": False}
     rows = run(**tree)

@@ -176,6 +176,17 @@ def test_a_signal_saves_and_stops(tmp_path: Path, signum: signal.Signals) -> Non
     assert untimed_log(whole) == untimed_log(parts)
 
 
+def test_a_signal_at_the_very_end_stops_what_would_follow_and_loses_nothing(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    tracker = Tracker()
+    tracker.attach(SignalAt(untimed_log(whole)[-1]["step"], signal.SIGTERM))
+    with pytest.raises(Stopped):
+        run(tmp_path / "stopped", tracker)
+    again = run(tmp_path / "stopped")
+    assert again.model.facts["status"] == "done"
+    assert again.model.path.read_bytes() == whole.model.path.read_bytes()
+
+
 def test_time_that_is_up_saves_a_model_and_returns(tmp_path: Path) -> None:
     early = run(tmp_path / "parts", max_minutes=1e-9)
     assert early.model.facts["images_seen"] == 8

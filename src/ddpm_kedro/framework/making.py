@@ -108,9 +108,13 @@ def differences(earlier: Making, now: Making) -> list[str]:
     """How `now` differs from `earlier`, in words; none where they are equal."""
     words = []
     for name, before, after in _unequal(earlier.parameters, now.parameters):
+        if not (name in earlier.parameters and name in now.parameters):
+            words.append(f"{name} is {'new' if name in now.parameters else 'gone'}")
+            continue
         lines = changed_values({"": before}, {"": after})
         lines.sort(key=lambda line: ".type: " not in line)  # a choice says more than its arguments
-        words += [f"{name} {line.lstrip('.').replace(': ', ' ', 1).strip()}" for line in lines]
+        lines = [line.lstrip(".").replace(": ", " ", 1).strip() for line in lines]
+        words += [f"{name} {line}" for line in lines or ["changed"]]  # 1 and "1" read the same
     for name, before, after in _unequal(earlier.inputs, now.inputs):
         how = "is missing" if after in (None, _ABSENT) else "changed"
         words.append(f"input {name} {'is new' if before in (None, _ABSENT) else how}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
+from kedro.io import DatasetError
 
 from ddpm_kedro.progress import duration
 
@@ -67,7 +69,7 @@ class StageLines:
 def path_of(dataset: Any) -> Path | None:
     """Where a dataset lies on the local disk; None where it has no path there.
 
-    Of a versioned dataset, it is the version that is saved, or was saved last.
+    Of a versioned dataset, it is the version that this run saved, else the one it would load.
     """
     is_remote = getattr(dataset, "_protocol", "file") not in ("file", "local")
     place = None if is_remote else _place_of(dataset)
@@ -87,9 +89,17 @@ def shown_path(catalog: Any, name: str) -> str | None:
 
 
 def _place_of(dataset: Any) -> str | None:
-    version = getattr(dataset, "_version", None) and dataset.resolve_save_version()
+    version = getattr(dataset, "_version", None) and _version_of(dataset)
     for attribute in ("_filepath", "filepath", "_path", "path", "_folder"):
         place = getattr(dataset, attribute, None)
         if place is not None:
             return str(Path(str(place), version, Path(str(place)).name) if version else place)
     return None
+
+
+def _version_of(dataset: Any) -> str:
+    saved = dataset.resolve_save_version()
+    if not dataset._exists_function(str(dataset._get_versioned_path(saved))):
+        with contextlib.suppress(DatasetError):  # there is none yet
+            return dataset.resolve_load_version()
+    return saved

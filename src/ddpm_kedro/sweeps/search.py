@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,27 +63,41 @@ class Search:
                     f"evaluation.every_kimg ({every}) or say prune: false"
                 )
 
-    def run(self, scheduler: Scheduler, progress: SweepProgress, score: Score) -> list[Outcome]:
+    def run(
+        self,
+        scheduler: Scheduler,
+        progress: SweepProgress,
+        score: Score,
+        is_made: Callable[[Trial], bool],
+    ) -> list[Outcome]:
         """Run as many trials as are asked for; the outcomes of all of them, those before this
-        process too: what was given up last, with its last quick score as the reason. InputError
-        where the search was begun with other parameters."""
+        process too: what was given up last, with its last quick score as the reason. Finished ones
+        are made again unless they are `is_made`. InputError where the search was begun with other
+        parameters."""
         self._study = self._opened(self._plan.folder / "optuna.log")
-        outcomes = []
+        outcomes, again = [], []
         for told in self._study.trials:
             if told.state in (self._state.COMPLETE, self._state.PRUNED):
                 trial = self._plan.trial(self._space.values(told.params))
-                outcomes.append(self._told(trial, told.number))
-                progress.skip(trial, "was done before")
-        for outcome in scheduler.run(self._trials(), self._is_hopeless):
-            drawn, value = self._drawn[outcome.trial.name], score.of(outcome)
-            if outcome.state == "stopped":
-                self._study.tell(drawn, state=self._state.PRUNED)
-                outcome = self._told(outcome.trial, drawn.number)
-            elif value is not None:
-                list(self._reported(outcome.trial))  # its last ones, others are compared with
-                self._study.tell(drawn, -value if score.larger_is_better else value)
-            outcomes.append(outcome)
+                if told.state == self._state.COMPLETE and not is_made(trial):
+                    again.append(trial)
+                else:
+                    outcomes.append(self._told(trial, told.number))
+                    progress.skip(trial, "was done before")
+        trials = itertools.chain(again, self._trials())
+        with contextlib.closing(scheduler.run(trials, self._is_hopeless)) as ended:
+            outcomes += [self._noted(outcome, score) for outcome in ended]
         return sorted(outcomes, key=lambda outcome: outcome.state == "stopped")
+
+    def _noted(self, outcome: Outcome, score: Score) -> Outcome:
+        drawn, value = self._drawn.get(outcome.trial.name), score.of(outcome)
+        if drawn is not None and outcome.state == "stopped":
+            self._study.tell(drawn, state=self._state.PRUNED)
+            return self._told(outcome.trial, drawn.number)
+        if drawn is not None and value is not None:
+            list(self._reported(outcome.trial))  # its last ones, others are compared with
+            self._study.tell(drawn, -value if score.larger_is_better else value)
+        return outcome
 
     def _told(self, trial: Trial, number: int) -> Outcome:
         told = self._study.trials[number]
@@ -137,7 +152,8 @@ class Search:
 
     def _is_hopeless(self, process: TrialProcess) -> bool:
         """Whether to give up a running trial, by its quick scores but the last, so far."""
-        drawn = self._drawn[process.trial.name]
+        if (drawn := self._drawn.get(process.trial.name)) is None:
+            return False
         known = self._study.trials[drawn.number].last_step or 0
         numbers = itertools.chain([known], self._reported(process.trial))
         return any(each < self._num_scores and drawn.should_prune() for each in numbers)

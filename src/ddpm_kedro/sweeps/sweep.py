@@ -63,7 +63,7 @@ def carry_out(plan: Plan, command: Sequence[str] = KEDRO_RUN) -> list[Row]:
         told = (plan.name, count if search else len(trials), plan.folder, len(places))
         LOGGER.info("sweep %s: %d trials in %s, each with its log.txt; %d at a time", *told)
         if search:
-            outcomes = search.run(scheduler, progress, score)
+            outcomes = search.run(scheduler, progress, score, _is_made)
         elif halving:
             outcomes = _halved(halving, score, scheduler, progress)
         else:

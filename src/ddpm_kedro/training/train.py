@@ -72,9 +72,9 @@ def train(
                     from ddpm_kedro.training.workers.launch import launch
 
                     outcome = launch(images, folder, tracker, settings, spec, request)
-            if outcome.signum:
+            if signum := outcome.signum or request.signum:  # the latter: while it was ending
                 raise Stopped(
-                    outcome.signum,
+                    signum,
                     f"training stopped at step {outcome.step:,} ({outcome.images_seen:,} images) "
                     "and saved; the same command goes on from there, training.restart=true starts "
                     "over",
