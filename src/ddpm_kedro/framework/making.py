@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -131,8 +133,13 @@ def listed(words: Iterable[str]) -> str:
 
 def _unequal(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     for name in sorted(earlier.keys() | now.keys()):
-        if earlier.get(name) != now.get(name):
+        if not _is_same(earlier.get(name), now.get(name)):
             yield name, earlier.get(name), now.get(name)
+
+
+def _is_same(earlier: Any, now: Any) -> bool:
+    """Equal as JSON, where 1 is not true, and NaN is NaN."""
+    return json.dumps(earlier, sort_keys=True) == json.dumps(now, sort_keys=True)
 
 
 def _tree(value: Any) -> Any:
@@ -161,12 +168,43 @@ def _options_of(dataset: Any) -> dict[str, Any]:
 
 
 def _wiring_of(node: Any) -> dict[str, Any]:
-    """What goes into which argument of a node's function, and what becomes of what it returns."""
+    """What goes into which argument of a node's function, what becomes of what it returns, and what
+    the function brings along."""
     wiring = {"inputs": list(node.inputs), "outputs": list(node.outputs)}
-    if isinstance(node.func, functools.partial):
-        bound = {"args": node.func.args, "keywords": node.func.keywords}
-        wiring |= plain(bound, real=float, other=repr)
-    return wiring
+    return wiring | _held_by(node.func)
+
+
+def _held_by(function: Any, within: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """What a function was given when it was made, which its code does not tell: the arguments of a
+    partial one, the object of a method, the variables and defaults of one made in a function. An
+    object in them is what its `repr` says."""
+    held: dict[str, Any] = {}
+    if isinstance(function, functools.partial):
+        held = {"args": function.args, "keywords": function.keywords}
+        function = function.func
+    if not hasattr(function, "__qualname__"):
+        held["self"] = {"type": dotted(function), **vars(function)}
+    elif inspect.ismethod(function):
+        owner = function.__self__
+        is_class = isinstance(owner, type)
+        held["self"] = {"type": dotted(owner), **({} if is_class else vars(owner))}
+    elif inspect.isfunction(function) and {"<locals>", "<lambda>"} & {
+        *function.__qualname__.split(".")
+    }:
+        held["closure"] = inspect.getclosurevars(function).nonlocals
+        held["defaults"] = [
+            *(function.__defaults__ or ()),
+            *(function.__kwdefaults__ or {}).items(),
+        ]
+
+    def described(value: Any) -> Any:
+        if not (hasattr(value, "__qualname__") or isinstance(value, functools.partial)):
+            return repr(value)
+        more = {} if value in within else _held_by(value, (*within, function))
+        return {"type": dotted(value), **more}
+
+    given = {key: value for key, value in held.items() if value}
+    return plain(given, real=float, other=described)
 
 
 def dotted(function: Any) -> str:
