@@ -216,6 +216,20 @@ def test_true_is_not_1_and_nan_is_nan():
     assert not differences(made({"a": float("nan")}), made({"a": float("nan")}))
 
 
+def test_a_file_that_a_parameter_names_is_its_content_too(tmp_path):
+    path = tmp_path / "model.safetensors"
+
+    def found(content: str):
+        path.write_text(content)
+        entries = catalog(params_x={"init": {"from": str(path)}, "nowhere": "auto", "n": 1})
+        return parameters_of(pipeline("params:x"), entries)
+
+    assert found("one") == found("one") != found("two")
+    one, two = (Making({}, found(content), {}) for content in ("one", "two"))
+    assert differences(one, two) == ["a file that params:x names changed"]
+    assert found("one")["files:params:x"] == {"init.from": content_hash(path)}
+
+
 def test_odd_parameters_are_told_apart_too():
     import datetime
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from kedro.io.core import is_parameter
 from kedro.pipeline import Pipeline
 
+from ddpm_kedro.content import content_hash
 from ddpm_kedro.datasets.handle import Handle
 from ddpm_kedro.datasets.place import loaded_place, place_of
 from ddpm_kedro.framework.code_digest import code_digest
@@ -31,8 +34,8 @@ class Making:
     """What makes the outputs of a unit or a stage, as plain data: where it is equal, they are.
 
     `inputs` are facts of contents by dataset, `parameters` canonical values by `params:` name, the
-    options of datasets by `catalog:` name and what a node's function is given by `node:` name,
-    `code` what `code_digest` gives.
+    options of datasets by `catalog:` name, what a node's function is given by `node:` name and the
+    hashes of files that a parameter names by `files:` name, `code` what `code_digest` gives.
     """
 
     inputs: dict[str, Any]
@@ -84,7 +87,20 @@ def parameters_of(pipeline: Pipeline, catalog: Any) -> dict[str, Any]:
         if name == "parameters":
             tree = {key: _without_commands(value) for key, value in tree.items()}
         values[name] = _without_commands(tree)
+        if files := dict(_files_named(values[name])):
+            values[f"files:{name}"] = files
     return values
+
+
+def _files_named(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The hash of each file that a text in a parameter names, as `training.init_from` does, by its
+    dotted key."""
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            yield from _files_named(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(tree, str) and os.path.isfile(tree):
+        with contextlib.suppress(OSError):  # whoever reads it says so
+            yield key, content_hash(tree)
 
 
 def code_of(pipeline: Pipeline, trees: Iterable[Any] = ()) -> dict[str, str]:
@@ -112,6 +128,9 @@ def differences(earlier: Making, now: Making) -> list[str]:
     for name, before, after in _unequal(earlier.parameters, now.parameters):
         if not (name in earlier.parameters and name in now.parameters):
             words.append(f"{name} is {'new' if name in now.parameters else 'gone'}")
+            continue
+        if name.startswith("files:"):  # hashes say nothing
+            words.append(f"a file that {name.removeprefix('files:')} names changed")
             continue
         lines = changed_values({"": before}, {"": after})
         lines.sort(key=lambda line: ".type: " not in line)  # a choice says more than its arguments
