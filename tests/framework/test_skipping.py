@@ -382,7 +382,7 @@ def test_kedro_viz_knows_that_nodes_run_one_by_one():
 # When something goes wrong
 
 
-def test_a_kill_between_outputs_and_record_leaves_no_record(bench, chain, monkeypatch):
+def test_a_kill_between_outputs_and_record_makes_the_outputs_again(bench, chain, monkeypatch):
     bench.run(*chain)
     bench.parameters["x"] = {"rate": 2, "restart": False}
 
@@ -393,18 +393,31 @@ def test_a_kill_between_outputs_and_record_leaves_no_record(bench, chain, monkey
         during.setattr(Record, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             bench.run(*chain)
-    assert not (bench.folder / "first.made.json").exists()
+    with monkeypatch.context() as during:
+        during.setattr(Record, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(*chain)
     bench.parameters["x"] = {"rate": 1, "restart": False}
     assert bench.run(*chain) == ["first"]  # the second's record is of what it makes again
 
 
-def test_a_node_that_fails_leaves_no_record(bench, chain):
+def test_what_was_ordered_anew_and_stopped_is_gone_on_with(bench, chain):
+    bench.run(*chain)
+    bench.parameters["x"] = {"rate": 1, "restart": True}
+    with pytest.raises(ZeroDivisionError):
+        bench.run(bench.node("first", ["raw", "params:x"], "a", lambda raw, x: 1 / 0), chain[1])
+    bench.parameters["x"] = {"rate": 1, "restart": False}
+    assert bench.run(*chain) == ["first"]
+
+
+def test_a_node_that_fails_leaves_what_was_there(bench, chain):
     bench.run(*chain)
     bench.parameters["x"] = {"rate": 2, "restart": False}
     broken = bench.node("first", ["raw", "params:x"], "a", lambda raw, x: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         bench.run(broken, chain[1])
-    assert not (bench.folder / "first.made.json").exists()
+    bench.parameters["x"] = {"rate": 1, "restart": False}
+    assert bench.run(*chain) == []
 
 
 def test_a_run_that_is_refused_leaves_the_record(bench, chain):

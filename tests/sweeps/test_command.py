@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,39 @@ def test_a_mistake_is_one_line(typed, words, line):
     assert output.startswith("Error: ")
     assert line in output
     assert output.count("\n") == 1
+
+
+def test_an_entry_of_the_file_may_be_wrong_in_any_way(typed, monkeypatch):
+    wrong = {"none": None, "list": [1], "over": {"over": None}, "key": {"ower": {}}}
+    monkeypatch.setattr("ddpm_kedro.commands.sweep._sweeps", lambda *_: wrong)
+    for name in wrong:
+        code, output = typed(name, "--over", "seed=1")
+        assert code == 1
+        assert output.startswith(f"Error: sweep {name}: ")
+        assert output.count("\n") == 1
+
+
+def test_options_add_to_a_sweep_and_win_over_it(typed, monkeypatch):
+    plans = []
+    monkeypatch.setattr("ddpm_kedro.commands.sweep._carry_out", plans.append)
+    monkeypatch.setattr(
+        "ddpm_kedro.commands.sweep._sweeps",
+        lambda *_: {
+            "x": {"over": {"seed": [1]}, "params": {"seed": 1}, "workers": 1, "env": "smoke"}
+        },
+    )
+    words = ["--over", "training.clip_norm=1,null", "--over", "training.clip_norm=[2]"]
+    typed("x", *words, "--workers", "2", "--params", "image_size=8")
+    (plan,) = plans
+    assert plan.settings.over == {"seed": [1], "training.clip_norm": [1, None, [2]]}
+    assert (plan.settings.workers, plan.env, plan.params) == (
+        2,
+        "smoke",
+        {"seed": 1, "image_size": 8},
+    )
+    typed(*words, "--env", "homework", "--folder", "elsewhere")
+    assert (plans[1].name, plans[1].env) == ("clip_norm", "homework")
+    assert plans[1].folder == Path("elsewhere").absolute()
 
 
 def test_a_real_trial_and_once_more(project, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -57,19 +58,24 @@ def sweep(
     """
     project = Path(metadata.project_path)
     use_logging_of(project / project_settings.CONF_SOURCE)
-    sweeps = _sweeps(project, env)
-    grid = dict(_values(each) for each in over)
+    sweeps = _sweeps(project, env or os.environ.get("KEDRO_ENV"))
+    grid: dict[str, list[Any]] = {}
+    for key, values in map(_values, over):
+        grid.setdefault(key, []).extend(values)
     if name is None and not grid:
         known = f"one of {', '.join(sorted(sweeps))}" if sweeps else "none there is"
         raise InputError(f"give the NAME of a sweep in sweep.yml ({known}), or --over")
     if name is not None and name not in sweeps:
         raise InputError(f"sweep {name}: {choices(name, sorted(sweeps))}")
-    tree = dict(sweeps[name]) if name else {}
-    tree["over"] = {**(tree.get("over") or {}), **grid}
+    tree: dict[str, Any] = {}
+    if name is not None:
+        SweepSettings.of(name, tree := sweeps[name])  # right by itself, before more is said
+    tree = {**tree, "over": {**tree.get("over", {}), **grid}}
     tree |= {key: value for key, value in {**given, "env": env}.items() if value is not None}
     name = name or ",".join(key.split(".")[-1] for key in grid)
+    settings, place = SweepSettings.of(name, tree), folder and folder.absolute()
     with signals_stop(), lines_above_bars():
-        _carry_out(Plan(name, SweepSettings.of(name, tree), project, typed=params, folder=folder))
+        _carry_out(Plan(name, settings, project, typed=params, folder=place))
 
 
 def _carry_out(plan: Plan) -> None:

@@ -114,6 +114,7 @@ class _Work:
         self._outputs = {name: each for name, each in made.items() if place_of(each)}
         self._place: Place | None = None  # of the record; None where there is to be none
         self._making: Making | None = None  # before the work
+        self._is_ordered = False  # to run, whatever lies there
 
     def judge(self) -> tuple[bool, str]:
         """Whether the unit is skipped, and a line that says since when, or why not. InputError
@@ -125,6 +126,7 @@ class _Work:
         self._making = making_of(self._unit, self._catalog)
         orders = orders_of(self._unit, self._catalog)
         if given := [f"{key}=true" for key, value in orders.items() if value]:
+            self._is_ordered = True
             return self._runs(given)
         if self._making is None:
             return self._runs(["nobody can tell whether an input has changed"])
@@ -160,9 +162,9 @@ class _Work:
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
-        """The work is done inside. The record of earlier outputs goes before it begins, its own
-        comes when all are saved. InputError where another process does the same work, or the
-        folder is not writable."""
+        """The work is done inside; its record comes when all outputs are saved. Until then the
+        earlier one stays: it speaks for the bytes of earlier outputs only. InputError where another
+        process does the same work, or the folder is not writable."""
         if self._place is None:
             yield
             return
@@ -172,24 +174,21 @@ class _Work:
                     folder = Path(self._place.path).parent
                     folder.mkdir(parents=True, exist_ok=True)
                     held.enter_context(FileLock(folder / f".{self._nodes[0]}.lock"))
-                earlier = self._place.read()
-                self._place.remove()
+                if self._is_ordered:  # begun anew: if it is stopped, the next run goes on with it
+                    self._place.remove()
             started_at = time.monotonic()
-            try:
-                yield
-            except InputError:  # refused, before any work if it can be: all is as it was
-                if earlier:
-                    self._place.write(earlier)
-                raise
+            yield
             seconds = round(time.monotonic() - started_at, 1)
             outputs = {
                 name: {"path": self._place.to(loaded_place(each)), "sha256": sha256}
                 for name, each in self._outputs.items()
                 if (sha256 := _hash_of(each))
             }
-            if len(outputs) == len(self._outputs) and self._may_be_recorded():
-                with self._writing():
+            with self._writing():
+                if len(outputs) == len(self._outputs) and self._may_be_recorded():
                     Record(self._nodes, seconds, self._making, outputs).write(self._place)
+                else:
+                    self._place.remove()
 
     def _may_be_recorded(self) -> bool:
         """Whether the outputs are finished, and what made them is still what was looked at."""
