@@ -37,5 +37,5 @@ def _absolute(run: str) -> str:
     """Folders are meant from where the user is; names of trials stay as they are."""
     name, is_named, place = "", "", run
     if not Path(run).is_dir():
-        name, is_named, place = run.rpartition("=")
+        name, is_named, place = run.partition("=")
     return f"{name}{is_named}{Path(place).absolute()}" if Path(place).is_dir() else run
