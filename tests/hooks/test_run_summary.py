@@ -68,7 +68,7 @@ def test_what_was_meant_for_this_run_only_is_not_typed_again():
 
 def test_a_run_out_of_a_file_such_as_a_sweep_s_trial_ends_without_a_command(tmp_path):
     (tmp_path / "run.yml").write_text("run: {env: smoke}")
-    context = typed("--config", str(tmp_path / "run.yml"))
+    context = kedro_run.make_context("run", ["--config", str(tmp_path / "run.yml")])
     assert next_command(context, pipelines["__default__"]) == ""
     assert "--config" in next_command(context, pipelines["training"])
 
