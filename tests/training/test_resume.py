@@ -227,3 +227,18 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
     state = LearningState(Model(model_spec(tiny_images(), wide)), wide)
     with pytest.raises(InputError, match="does not fit this training"):
         state.restore(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["training_log.jsonl", "previews/*.png"])
+def test_a_log_or_preview_altered_since_the_end_is_not_handed_on_as_good(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    done = run(tmp_path)
+    assert run(tmp_path).training_log.facts["finished"]
+    altered = next(done.model.path.parent.glob(name))
+    altered.write_bytes(altered.read_bytes()[:-1] + b"?")
+    again = run(tmp_path)
+    assert again.model.facts["status"] == "done"
+    assert not again.training_log.facts["finished"]
+    assert "was altered since the training ended" in caplog.text
+    assert run(tmp_path, restart=True).training_log.facts["finished"]

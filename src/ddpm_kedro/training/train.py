@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from dataclasses import asdict, dataclass
 
@@ -25,6 +26,8 @@ from ddpm_kedro.training.store.checkpoint_store import CheckpointStore
 from ddpm_kedro.training.store.training_folder import TrainingFolder
 from ddpm_kedro.training.tracker import Tracker
 from ddpm_kedro.training.workers.team import Team
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,11 +167,18 @@ def _surroundings(settings: TrainingSettings) -> dict[str, str]:
 def _receipts(folder: TrainingFolder) -> TrainingReceipts:
     record = folder.record()
     seen = record.model_images_seen or 0
+    if not (is_whole := folder.has_shown(record)):
+        LOGGER.warning(
+            "%s: the log or a preview was altered since the training ended, and nothing else has "
+            "them; training.restart=true makes them again",
+            folder.path,
+        )
     facts = {
         "fingerprint": folder.fingerprint,
         "status": folder.status,
         "images_seen": seen,
-        "finished": seen >= (record.asked_images or 0),  # not where max_minutes ended it
+        # Not where max_minutes ended it, nor with a log that nobody can vouch for
+        "finished": seen >= (record.asked_images or 0) and is_whole,
     }
     return TrainingReceipts(
         model=Receipt(folder.model_path, {**facts, "sha256": record.model_sha256}),

@@ -106,6 +106,7 @@ class CheckpointStore:
                 budget_images=max(record.budget_images, before.budget_images),
                 model_images_seen=before.model_images_seen,
                 model_sha256=before.model_sha256,
+                shown_sha256=before.shown_sha256,
             )
         folder.status, line = self._judge(folder, before, record)
         if folder.status == "new":

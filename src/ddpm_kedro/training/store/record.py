@@ -23,6 +23,7 @@ class TrainingRecord:
     budget_images: int  # the highest one it was opened with
     model_images_seen: int | None = None  # by the finished model
     model_sha256: str | None = None
+    shown_sha256: str | None = None  # of log and previews then; None before it was noted
     asked_images: int | None = None  # the budget of the last opening; None before it was noted
     settled_images: int | None = None  # up to where a higher one than that comes to the same state
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ddpm_kedro.content import content_hash
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import clear_leftovers, remove, sha256_of
 from ddpm_kedro.locks import FileLock
@@ -76,14 +78,25 @@ class TrainingFolder:
             return sha256_of(self.model_path) == record.model_sha256
         return False
 
+    def has_shown(self, record: TrainingRecord) -> bool:
+        """The log and the previews are, byte for byte, those of the end of `record`."""
+        with contextlib.suppress(OSError):
+            return record.shown_sha256 in (None, self._shown_hash())
+        return False
+
+    def _shown_hash(self) -> str:
+        paths = (self.log_path, self.previews_path)
+        hashes = [content_hash(path) if path.exists() else "" for path in paths]
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
     def finished(self, images_seen: int) -> None:
         """Note that training ended at `images_seen` with the model that lies at `model_path`: it
         is done for budgets up to there. An InputError says that this could not be written."""
         self.wait()
-        checksum = sha256_of(self.model_path)
+        hashes = {"model_sha256": sha256_of(self.model_path), "shown_sha256": self._shown_hash()}
         try:
             record = TrainingRecord.read(self.path)
-            replace(record, model_images_seen=images_seen, model_sha256=checksum).write(self.path)
+            replace(record, model_images_seen=images_seen, **hashes).write(self.path)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{self.path}: the end of training cannot be noted ({error})"
