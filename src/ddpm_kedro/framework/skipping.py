@@ -115,6 +115,8 @@ class _Work:
         self._place: Place | None = None  # of the record; None where there is to be none
         self._making: Making | None = None  # before the work
         self._is_ordered = False  # to run, whatever lies there
+        self._is_kept = all(_KEPT in node.tags for node in unit.nodes)
+        self._earlier: Record | None = None
 
     def judge(self) -> tuple[bool, str]:
         """Whether the unit is skipped, and a line that says since when, or why not. InputError
@@ -130,7 +132,7 @@ class _Work:
             return self._runs(given)
         if self._making is None:
             return self._runs(["nobody can tell whether an input has changed"])
-        record = Record.read(self._place, self._nodes)
+        record = self._earlier = Record.read(self._place, self._nodes)
         if record is None:
             is_old = any(map(_hash_of, self._outputs.values()))
             why = "no record says what made its outputs" if is_old else "it has no outputs yet"
@@ -143,8 +145,7 @@ class _Work:
         is_code_alone = not differences(
             replace(record.making, code=self._making.code), self._making
         )
-        is_kept = all(_KEPT in node.tags for node in self._unit.nodes)
-        if altered or not (is_code_alone and is_kept):
+        if altered or not (is_code_alone and self._is_kept):
             return self._runs(changed + altered)
         modules = changed[0].removeprefix("code of ")
         again = f"{next(iter(orders))}=true {'trains' if len(orders) > 1 else 'runs it'} again"
@@ -188,7 +189,11 @@ class _Work:
             }
             with self._writing():
                 if len(outputs) == len(self._outputs) and self._may_be_recorded():
-                    Record(self._nodes, seconds, self._making, outputs).write(self._place)
+                    making = self._making
+                    if self._is_kept and self._earlier and self._earlier.outputs == outputs:
+                        # Found, not made: by the code of then
+                        making = replace(making, code=self._earlier.making.code)
+                    Record(self._nodes, seconds, making, outputs).write(self._place)
                 else:
                     self._place.remove()
 
