@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from kedro.framework.cli.utils import _split_params, env_option
+from kedro.framework.cli.utils import env_option
 from kedro.runner import SequentialRunner
 
-from ddpm_kedro.commands.command import ProjectCommand
+from ddpm_kedro.commands.command import ProjectCommand, params_option
 from ddpm_kedro.framework.session import ProjectSession
 
 
@@ -17,7 +17,7 @@ from ddpm_kedro.framework.session import ProjectSession
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--output", help="Folder for the page; data_root/08_reporting if not given.")
 @env_option
-@click.option("--params", default="", callback=_split_params, help="As in `kedro run`.")
+@params_option("As in `kedro run`.")
 def compare(
     runs: tuple[str, ...], output: str | None, env: str | None, params: dict[str, Any]
 ) -> None:
@@ -35,7 +35,5 @@ def compare(
 
 def _absolute(run: str) -> str:
     """Folders are meant from where the user is; names of trials stay as they are."""
-    name, is_named, place = "", "", run
-    if not Path(run).is_dir():
-        name, is_named, place = run.rpartition("=")
+    name, is_named, place = ("", "", run) if Path(run).is_dir() else run.rpartition("=")
     return f"{name}{is_named}{Path(place).absolute()}" if Path(place).is_dir() else run
