@@ -112,10 +112,7 @@ def as_text(rows: Sequence[Row], score: str) -> str:
 def write(rows: Sequence[Row], score: Score, sweep: str, folder: Path) -> None:
     """Write table.json and table.csv, each whole; nothing in them depends on time."""
     told = {"version": 1, "sweep": sweep, "score": score.name}
-    told |= {
-        "larger_is_better": score.name in LARGER_IS_BETTER,
-        "rows": [asdict(row) for row in rows],
-    }
+    told |= {"larger_is_better": score.name in LARGER_IS_BETTER, "rows": [*map(asdict, rows)]}
     with atomic_write(folder / "table.json", "w") as file:
         json.dump(plain(told), file, indent=2)
     keys = list(dict.fromkeys(key for row in rows for key in row.varied))
