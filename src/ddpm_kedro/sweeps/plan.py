@@ -47,7 +47,7 @@ class Plan:
         self.env = settings.env or os.environ.get("KEDRO_ENV") or None
         self.params = overlay(nested(settings.params), typed or {}, [])
         with self.naming():
-            composed = self._composed(self.params)
+            composed = project_loader(project, self.env, self.params)["parameters"]
         self._shared = {key: str(project / composed[key]) for key in _SHARED}
         if settings.halving is not None:  # the first rung must not meet models of whole budgets
             name = f"{name}-from-{settings.halving:g}-kimg"
@@ -96,16 +96,13 @@ class Plan:
                 raise InputError(f"{min(clash)}: is given for all trials (params) and varied too")
             roots = {**self._shared, "data_root": str(folder)}
             params = overlay(overlay(self.params, values, []), roots, [])
-            parameters = Parameters.from_tree(self._composed(params))
+            composed = project_loader(self.project, self.env, params)["parameters"]
+            parameters = Parameters.from_tree(composed)
             # Not at the top: torch is for trees that are right
             from ddpm_kedro.option_check import check_options, check_samplers
 
             check_samplers(parameters, *check_options(parameters))
         return Trial(name, folder, self.env, params, dict(varied), parameters)
-
-    def _composed(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The parameters as a `kedro run` would compose them."""
-        return project_loader(self.project, self.env, params)["parameters"]
 
     @contextlib.contextmanager
     def naming(self, trial: str | None = None) -> Iterator[None]:

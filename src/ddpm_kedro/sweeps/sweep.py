@@ -29,7 +29,6 @@ from ddpm_kedro.sweeps.trial import KEDRO_RUN, Outcome, Trial
 
 LOGGER = logging.getLogger(__name__)
 
-_GROUP = "WANDB_RUN_GROUP"
 # What a trial's rungs found, by their parameters: the next one replaces their files, and their
 # models are gone, so this stays through changes of code, as trainings do
 _RUNGS = "rungs.json"
@@ -56,8 +55,8 @@ def carry_out(plan: Plan, command: Sequence[str] = KEDRO_RUN) -> list[Row]:
     elif search:
         images = count * trials[0].images_ahead
     with held(plan.folder), SweepProgress(runs, images, len(places)) as progress:
-        group = {_GROUP: os.environ.get(_GROUP) or plan.name}
-        places = [{**group, **place} for place in places]
+        group = os.environ.get("WANDB_RUN_GROUP") or plan.name
+        places = [{"WANDB_RUN_GROUP": group, **place} for place in places]
         scheduler = Scheduler(plan.project, places, progress, command)
         told = (plan.name, count, plan.folder, len(places))
         LOGGER.info("sweep %s: %d trials in %s, each with its log.txt; %d at a time", *told)

@@ -137,9 +137,8 @@ def _log(path: Path) -> list[dict[str, Any]]:
 
 
 def _previews(folder: Path) -> dict[int, Path]:
-    named = sorted(folder.glob("preview_*.png"))
-    seen = {path: path.stem.removeprefix("preview_") for path in named}
-    return {int(number): path for path, number in seen.items() if number.isdecimal()}
+    named = {path.stem.removeprefix("preview_"): path for path in folder.glob("preview_*.png")}
+    return {int(number): named[number] for number in sorted(named) if number.isdecimal()}
 
 
 def _first_samples(path: Path) -> np.ndarray | None:
