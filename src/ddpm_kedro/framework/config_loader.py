@@ -20,6 +20,7 @@ from ddpm_kedro.parameters import Parameters
 
 # Layers; a preset is one by its own name
 _BASE, _LOCAL, _PARAMS_FILE, _TYPED = "base", "local", "params.yaml", "--params"
+USER_LAYERS = (_LOCAL, _PARAMS_FILE, _TYPED)  # above base and preset, see `compose`
 
 
 class LayeredConfigLoader(OmegaConfigLoader):
@@ -113,7 +114,7 @@ class LayeredConfigLoader(OmegaConfigLoader):
                 if path := next((path for path in named if path.split(".")[-1] == "type"), None):
                     raise InputError(f"{path}: parameters from a request may not name a type")
             self.parameter_layers = dict(layers)
-            users = [layers.pop(name, {}) for name in (_LOCAL, _PARAMS_FILE, _TYPED)]
+            users = [layers.pop(name, {}) for name in USER_LAYERS]
             try:
                 return compose(layers.values(), users)
             except InputError as error:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm_kedro.framework.composition import Tree, choice_lines, compose, leaves
+from ddpm_kedro.framework.config_loader import USER_LAYERS
 
-USER_LAYERS = ("local", "params.yaml", "--params")  # above base and preset, see `compose`
 # Number of the layer, number of the layer that chose the entry of a table, path with slashes
 _MARK = re.compile("\0(\\d+):(\\d+):([^\0]*)\0")
 
