@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -59,6 +60,15 @@ def plain(
             "use text, numbers, booleans, lists and mappings"
         )
     return other(value)
+
+
+def objects_of(lines: Iterable[str | bytes]) -> list[dict[str, Any]]:
+    """The objects of JSON lines, one in each; what is torn or no object is left out."""
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [each for each in found if isinstance(each, dict)]
 
 
 def canonical(value: Any) -> Any:

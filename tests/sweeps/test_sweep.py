@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,6 +149,13 @@ class TestHalving:
         assert table(folder) == once
         assert starts(folder / "lr=0.1") == ["0.32"]
         assert starts(folder / "lr=0.3") == ["0.32", "0.64", "0.64"]
+
+    def test_of_equal_trials_the_first_goes_on_whichever_ends_first(self, run, folder):
+        tree = {"over": {"seed": [0, 4]}, "halving": 0.32}
+        run(**tree)
+        shutil.rmtree(folder / "seed=4")
+        run(**tree)
+        assert starts(folder / "seed=4") == ["0.32"]
 
     @pytest.mark.parametrize("earlier", [{}, {"halving": 0.32, "params": {"sampling.seed": 7}}])
     def test_a_model_of_a_higher_budget_is_not_taken_for_a_rungs(self, run, folder, earlier):

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
-from kedro.framework.cli.utils import _split_params, env_option
-from kedro.framework.project import settings
+from kedro.framework.cli.utils import env_option
 
 from ddpm_kedro.commands.choices_page import ChoicesPage
-from ddpm_kedro.commands.command import ProjectCommand
-from ddpm_kedro.errors import InputError
-from ddpm_kedro.parameters import Parameters
+from ddpm_kedro.commands.command import ProjectCommand, params_option
+from ddpm_kedro.framework.config_loader import project_loader
 
 
 @click.command(cls=ProjectCommand)
 @click.argument("group", required=False)
 @env_option(help="Preset of the run, a folder of conf.")
-@click.option("--params", default="", callback=_split_params, help="Parameters of the run.")
+@params_option("Parameters of the run.")
 @click.option(
     "--all", "everything", is_flag=True, help="Also the values that base gives; without GROUP."
 )
@@ -31,17 +28,8 @@ def choices(
     With the --env and --params of a run, it tells what that run would use. GROUP, such as
     optimizer, shows the options of that choice in full.
     """
-    loader = settings.CONFIG_LOADER_CLASS(
-        str(metadata.project_path / settings.CONF_SOURCE),
-        env=env or os.environ.get("KEDRO_ENV"),
-        runtime_params=params,
-        **settings.CONFIG_LOADER_ARGS,
-    )
-    tree = loader["parameters"]
-    try:
-        Parameters.from_tree(tree)
-    except InputError as error:
-        raise loader.placed(error) from error
-    page = ChoicesPage(tree, loader.parameter_layers)
+    loader = project_loader(metadata.project_path, env, params)
+    loader.checked_parameters()
+    page = ChoicesPage(loader["parameters"], loader.parameter_layers)
     lines = page.overview(everything) if group is None else page.group(group)
     click.echo("\n".join(lines))

@@ -12,27 +12,19 @@ from typing import Any
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.framework import composition
 from ddpm_kedro.framework.class_sentence import class_sentence
-from ddpm_kedro.framework.origins import Origin, leaves, origins
+from ddpm_kedro.framework.composition import leaves
+from ddpm_kedro.framework.origins import Origin, origins
 from ddpm_kedro.parameters import Parameters
-
-_INDENTED = {"initial_indent": "    ", "subsequent_indent": "    "}
 
 
 class ChoicesPage:
     """What `kedro choices` prints of a composed tree and the layers that it was composed of."""
 
-    def __init__(
-        self, tree: Mapping[str, Any], layers: Mapping[str, composition.Tree], width: int = 0
-    ) -> None:
-        """`width` in characters; 0 takes the terminal's."""
+    def __init__(self, tree: composition.Tree, layers: Mapping[str, composition.Tree]) -> None:
         self.tree, self.layers = tree, layers
         self.values, self.origins = dict(leaves(tree)), origins(layers)
-        self.width = width or shutil.get_terminal_size().columns
-        lines = [
-            (place, match)
-            for place, line in composition.walk(layers["base"])
-            if isinstance(line, str) and (match := composition.CHOICE.match(line))
-        ]
+        self.width = shutil.get_terminal_size().columns
+        lines = list(composition.choice_lines(layers["base"]))
         self.places = [(place, match["name"]) for place, match in lines]
         tables = {match["name"]: match["table"] for _, match in lines}
         order = [field.name for field in fields(Parameters)]
@@ -43,11 +35,9 @@ class ChoicesPage:
         that some layer above base gave or chose."""
         for group, table in self.tables.items():
             yield from self._rows([self._value(group)])
-            chosen = self.tree[group]
-            options = self.tree[table].items()
             yield from self._rows(
-                (f"  {'*' if name == chosen else ' '} {name}", _text(entry))
-                for name, entry in options
+                (f"  {'*' if name == self.tree[group] else ' '} {name}", _text(entry))
+                for name, entry in self.tree[table].items()
             )
             yield ""
         aside = {*self.tables, *self.tables.values()}
@@ -81,7 +71,7 @@ class ChoicesPage:
             yield ""
             yield f"{'*' if name == self.tree[group] else ' '} {name}  {kind}".rstrip()
             if sentence := class_sentence(kind):
-                yield textwrap.fill(sentence, self.width, **_INDENTED)
+                yield textwrap.indent(textwrap.fill(sentence, self.width - 4), " " * 4)
             within = f"{table}.{name}."
             yield from self._rows(
                 self._value(path, within)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from kedro.framework.cli.utils import _split_params
 
 from ddpm_kedro.errors import InputError
 
@@ -17,3 +18,8 @@ class ProjectCommand(click.Command):
             return super().invoke(context)
         except InputError as error:
             raise click.ClickException(str(error)) from None
+
+
+def params_option(help: str) -> Any:
+    """`--params`, as `kedro run` reads it."""
+    return click.option("--params", default="", callback=_split_params, help=help)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from kedro.framework.cli.utils import _split_params, env_option
+from kedro.framework.cli.utils import env_option
 from kedro.runner import SequentialRunner
 
-from ddpm_kedro.commands.command import ProjectCommand
+from ddpm_kedro.commands.command import ProjectCommand, params_option
 from ddpm_kedro.framework.session import ProjectSession
 
 
@@ -17,7 +17,7 @@ from ddpm_kedro.framework.session import ProjectSession
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--output", help="Folder for the page; data_root/08_reporting if not given.")
 @env_option
-@click.option("--params", default="", callback=_split_params, help="As in `kedro run`.")
+@params_option("As in `kedro run`.")
 def compare(
     runs: tuple[str, ...], output: str | None, env: str | None, params: dict[str, Any]
 ) -> None:

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from kedro.config import MissingConfigException
-from kedro.framework.cli.utils import _split_params, env_option
+from kedro.framework.cli.utils import env_option
 from kedro.framework.project import settings as project_settings
 from omegaconf import OmegaConf
 
-from ddpm_kedro.commands.command import ProjectCommand
+from ddpm_kedro.commands.command import ProjectCommand, params_option
 from ddpm_kedro.errors import InputError, Stopped
 from ddpm_kedro.framework.composition import choices
+from ddpm_kedro.framework.config_loader import project_loader
 from ddpm_kedro.framework.run_log import lines_above_bars, use_logging_of
+from ddpm_kedro.framework.session import signals_raise
 from ddpm_kedro.sweeps.plan import Plan
 from ddpm_kedro.sweeps.settings import SweepSettings
+
+signals_stop = partial(signals_raise, Stopped, signal.SIGINT, signal.SIGTERM)
 
 
 @click.command(cls=ProjectCommand)
 @click.argument("name", required=False)
 @env_option(help="Preset of all trials; wins over the sweep's own `env`.")
-@click.option("--params", default="", callback=_split_params, help="Parameters of all trials.")
+@params_option("Parameters of all trials.")
 @click.option(
     "--over",
     multiple=True,
@@ -58,7 +60,7 @@ def sweep(
     """
     project = Path(metadata.project_path)
     use_logging_of(project / project_settings.CONF_SOURCE)
-    sweeps = _sweeps(project, env or os.environ.get("KEDRO_ENV"))
+    sweeps = _sweeps(project, env)
     grid: dict[str, list[Any]] = {}
     for key, values in map(_values, over):
         grid.setdefault(key, []).extend(values)
@@ -99,11 +101,8 @@ def _carry_out(plan: Plan) -> None:
 
 def _sweeps(project: Path, env: str | None) -> dict[str, Any]:
     """What the layers of sweep.yml make together."""
-    loader = project_settings.CONFIG_LOADER_CLASS(
-        str(project / project_settings.CONF_SOURCE), env=env, **project_settings.CONFIG_LOADER_ARGS
-    )
     try:
-        return loader["sweep"]
+        return project_loader(project, env)["sweep"]
     except MissingConfigException:
         return {}
 
@@ -118,18 +117,3 @@ def _values(typed: str) -> tuple[str, list[Any]]:
     except Exception:
         raise InputError(f"--over {typed}: not a list of YAML values") from None
     return key.strip(), read["values"]
-
-
-@contextlib.contextmanager
-def signals_stop() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM raise `Stopped`."""
-
-    def stop(signum: int, frame: Any) -> None:
-        raise Stopped(signum)
-
-    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 from ddpm_kedro.evaluation.distribution import LARGER_IS_BETTER
 
 SCORES = {
@@ -148,6 +152,15 @@ FAMILIES: dict[str, str] = {
     "samples_of_": "Samples whose nearest training image is of class {name}.",
     "skipped_": "Why {name} could not be measured.",
 }
+
+
+def badness(metrics: Mapping[str, Any], score: str) -> float:
+    """How bad the score is, smaller for a better one; infinite where it is no finite number."""
+    value = metrics.get(score)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
+        return math.inf
+    return -value if score in LARGER_IS_BETTER else value
 
 
 def explanation(metric: str) -> str:

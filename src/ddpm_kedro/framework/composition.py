@@ -47,9 +47,8 @@ def compose(layers: Iterable[Tree], users: Iterable[Tree] = ()) -> dict[str, Any
             if path[0] not in parts and not ("type" in table and _chosen_by(line) in parts)
         ]
         merged = overlay({**merged, **parts}, layer, waiting)
-    for _, value in walk(merged):
-        if (name := _chosen_by(value)) is not None:
-            _entry(merged, value, name)
+    for _, match in choice_lines(merged):
+        _entry(merged, match.string, match["name"])
     # A layer above may have put something else in the line's place
     there = dict(walk(merged))
     waiting = [each for each in waiting if there.get(".".join(each[0])) == each[1]]
@@ -171,6 +170,23 @@ def choices(wrong: str, known: list[str]) -> str:
     close = get_close_matches(wrong, known, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     return f"choose one of {', '.join(known)}{hint}"
+
+
+def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of nested tables with its dotted path; lists and empty tables are values."""
+    for key, value in tree.items():
+        here = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, here)
+        else:
+            yield here, value
+
+
+def choice_lines(tree: Tree) -> Iterator[tuple[str, re.Match[str]]]:
+    """Every line of a tree that follows a choice: its dotted path, and what `CHOICE` finds."""
+    for path, value in walk(tree):
+        if isinstance(value, str) and (match := CHOICE.match(value)):
+            yield path, match
 
 
 def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

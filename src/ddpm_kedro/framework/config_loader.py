@@ -3,20 +3,24 @@ resolved once."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kedro.config import MissingConfigException, OmegaConfigLoader
+from kedro.framework.project import settings
 from omegaconf import OmegaConf
 from yaml import MarkedYAMLError, YAMLError
 
 from ddpm_kedro.errors import InputError, one_line
 from ddpm_kedro.framework.composition import choices, compose, overlay, walk
+from ddpm_kedro.parameters import Parameters
 
 # Layers; a preset is one by its own name
 _BASE, _LOCAL, _PARAMS_FILE, _TYPED = "base", "local", "params.yaml", "--params"
+USER_LAYERS = (_LOCAL, _PARAMS_FILE, _TYPED)  # above base and preset, see `compose`
 
 
 class LayeredConfigLoader(OmegaConfigLoader):
@@ -68,6 +72,13 @@ class LayeredConfigLoader(OmegaConfigLoader):
                 raise InputError(one_line(error)) from error
             raise
 
+    def checked_parameters(self) -> Parameters:
+        """The parameters; InputError in one line says which one is wrong."""
+        try:
+            return Parameters.from_tree(self["parameters"])
+        except InputError as error:
+            raise self.placed(error) from error
+
     def placed(self, error: InputError) -> InputError:
         """The same mistake, with the file's name before a key whose value params.yaml gives."""
         path = str(error).partition("=")[0]
@@ -103,7 +114,7 @@ class LayeredConfigLoader(OmegaConfigLoader):
                 if path := next((path for path in named if path.split(".")[-1] == "type"), None):
                     raise InputError(f"{path}: parameters from a request may not name a type")
             self.parameter_layers = dict(layers)
-            users = [layers.pop(name, {}) for name in (_LOCAL, _PARAMS_FILE, _TYPED)]
+            users = [layers.pop(name, {}) for name in USER_LAYERS]
             try:
                 return compose(layers.values(), users)
             except InputError as error:
@@ -121,6 +132,19 @@ class LayeredConfigLoader(OmegaConfigLoader):
         )
         resolved: Any = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
         return {name: value for name, value in resolved.items() if not name.startswith("_")}
+
+
+def project_loader(
+    project: Path, env: str | None = None, params: Mapping[str, Any] | None = None
+) -> LayeredConfigLoader:
+    """The loader of a `kedro run` in the folder `project`, of the preset `env`, or else the one
+    that `KEDRO_ENV` names; `params` are nested."""
+    return settings.CONFIG_LOADER_CLASS(
+        str(project / settings.CONF_SOURCE),
+        env=env or os.environ.get("KEDRO_ENV"),
+        runtime_params=dict(params or {}),
+        **settings.CONFIG_LOADER_ARGS,
+    )
 
 
 def _params_file(path: Path) -> dict[str, Any]:

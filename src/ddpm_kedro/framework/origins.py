@@ -7,13 +7,13 @@ rules of composition themselves carry the marks to their places.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm_kedro.framework.composition import CHOICE, Tree, compose, walk
+from ddpm_kedro.framework.composition import Tree, choice_lines, compose, leaves
+from ddpm_kedro.framework.config_loader import USER_LAYERS
 
-USER_LAYERS = ("local", "params.yaml", "--params")  # above base and preset, see `compose`
 # Number of the layer, number of the layer that chose the entry of a table, path with slashes
 _MARK = re.compile("\0(\\d+):(\\d+):([^\0]*)\0")
 
@@ -58,23 +58,12 @@ def origins(layers: Mapping[str, Tree]) -> dict[str, Origin]:
     return found
 
 
-def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of nested tables with its dotted path; lists and empty tables are values."""
-    for key, value in tree.items():
-        here = f"{path}.{key}" if path else str(key)
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, here)
-        else:
-            yield here, value
-
-
 class _Marks:
     """Puts marks in the place of values; a choice's name keeps its text, with the mark behind it,
     and the entry that it names stands in its table under that text too."""
 
     def __init__(self, layers: list[Tree]) -> None:
-        lines = [value for layer in layers for _, value in walk(layer) if isinstance(value, str)]
-        choices = [match for line in lines if (match := CHOICE.match(line))]
+        choices = [match for layer in layers for _, match in choice_lines(layer)]
         self.tables = {match["table"] for match in choices}
         self.names = {(match["name"],) for match in choices} | {("sampling", "sampler")}
         self.parts = {(match["table"], match["field"]) for match in choices if match["field"]}

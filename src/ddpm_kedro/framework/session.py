@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -63,7 +63,8 @@ class ProjectSession(KedroSession):
                 args = tuple(skipping if value in given else value for value in args)
                 kwargs = kwargs if skipping in args else {**kwargs, "runner": skipping}
             quiet = without_echoes(runner, _is_told)
-            with _sigterm_unwinds(), lines_above_bars(), warnings_as_lines(), quiet:
+            unwinding = signals_raise(lambda number: SystemExit(128 + number), signal.SIGTERM)
+            with unwinding, lines_above_bars(), warnings_as_lines(), quiet:
                 return super().run(*args, **kwargs)
         except KeyboardInterrupt:
             self._tell_hooks(_EXIT_INTERRUPTED)
@@ -106,17 +107,19 @@ def _is_told(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that files are closed and hooks are told."""
+def signals_raise(error: Callable[[int], BaseException], *signums: int) -> Iterator[None]:
+    """Inside, each of the signals raises the `error` of its number, so that files are closed and
+    hooks are told."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python handles signals in the main thread only; a server runs us in another
         return
 
     def stop(signum: int, frame: types.FrameType | None) -> None:
-        raise SystemExit(128 + signum)
+        raise error(signum)
 
-    older = signal.signal(signal.SIGTERM, stop)
+    older = {signum: signal.signal(signum, stop) for signum in signums}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, older)
+        for signum, handler in older.items():
+            signal.signal(signum, handler)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from ddpm_kedro.content import remembering
 from ddpm_kedro.datasets.local_entry import writing
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
+from ddpm_kedro.framework.config_loader import project_loader
 from ddpm_kedro.framework.making import code_of, facts_of, parameters_of
 from ddpm_kedro.framework.session import mistake_in
-from ddpm_kedro.parameters import Parameters
 
 STAGES = ("data_preparation", "training", "sampling", "evaluation")
 _ROOT = "data"  # below which dvc.yaml has its files
@@ -39,16 +38,12 @@ def stage_inputs(project: Path) -> dict[str, dict[str, Any]]:
     where dvc.yaml does not look for them.
     """
     package = bootstrap_project(project).package_name
-    env, conf = os.environ.get("KEDRO_ENV"), str(project / settings.CONF_SOURCE)
-    loader = settings.CONFIG_LOADER_CLASS(conf, env=env, **settings.CONFIG_LOADER_ARGS)
-    try:
-        root = Parameters.from_tree(loader["parameters"]).data_root
-    except InputError as error:
-        raise loader.placed(error) from error
+    loader = project_loader(project)
+    root = loader.checked_parameters().data_root
     if root != _ROOT:
         raise InputError(f"data_root={root}: dvc.yaml tracks {_ROOT}; leave data_root out")
     # Without hooks: one of them would import torch to try the options out, as each stage does
-    context = settings.CONTEXT_CLASS(project, loader, env, package, _NullPluginManager())
+    context = settings.CONTEXT_CLASS(project, loader, loader.env, package, _NullPluginManager())
     catalog = context.catalog
     with remembering(project / root / ".hashes.json"):
         return {stage: _inputs_of(pipelines[stage], catalog) for stage in STAGES}

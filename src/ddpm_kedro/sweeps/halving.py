@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.sweeps.table import Score
@@ -32,10 +32,7 @@ class Halving:
     @property
     def sizes(self) -> list[int]:
         """Trials of each rung, where all have a score and one stamp."""
-        sizes = [len(self.trials)]
-        for _ in self.rungs[1:]:
-            sizes.append(math.ceil(sizes[-1] / 2))
-        return sizes
+        return [math.ceil(len(self.trials) / 2**rung) for rung in range(len(self.rungs))]
 
     @property
     def num_images(self) -> int:
@@ -54,17 +51,10 @@ class Halving:
         """The trials that each rung trains from the start."""
         return [trial for trial in self.trials if not self.at(trial, 1).images_before]
 
-    def run(self, run: Callable[[int, list[Trial]], list[Outcome]], score: Score) -> list[Outcome]:
-        """The last outcome of each trial. `run` does the trials of a rung; only those of equal
+    def going_on(self, ended: Mapping[str, Outcome], score: Score) -> list[Trial]:
+        """The trials of the next rung, by how those of this one ended: only outcomes of equal
         stamp are compared, and of each stamp the better half goes on."""
-        ended: dict[str, Outcome] = {}
-        standing = list(self.trials)
-        for rung in range(len(self.rungs)):
-            outcomes = run(rung, [self.at(trial, rung) for trial in standing])
-            ended |= {outcome.trial.name: outcome for outcome in outcomes}
-            groups = score.ranked(outcomes)
-            best = {each.trial.name for group in groups for each in group[: -(-len(group) // 2)]}
-            standing = [trial for trial in standing if trial.name in best]
-            if not standing:
-                break
-        return [ended[trial.name] for trial in self.trials]
+        names = (trial.name for trial in self.trials)
+        groups = score.ranked(ended[name] for name in names if name in ended)
+        best = {each.trial.name for group in groups for each in group[: -(-len(group) // 2)]}
+        return [trial for trial in self.trials if trial.name in best]

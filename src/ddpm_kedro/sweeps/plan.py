@@ -13,10 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kedro.framework.project import settings as project_settings
-
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.framework.composition import overlay
+from ddpm_kedro.framework.composition import leaves, overlay
+from ddpm_kedro.framework.config_loader import project_loader
 from ddpm_kedro.parameters import Parameters
 from ddpm_kedro.plain import canonical_json
 from ddpm_kedro.sweeps.settings import SweepSettings
@@ -48,7 +47,7 @@ class Plan:
         self.env = settings.env or os.environ.get("KEDRO_ENV") or None
         self.params = overlay(nested(settings.params), typed or {}, [])
         with self.naming():
-            composed = self._composed(self.params)
+            composed = project_loader(project, self.env, self.params)["parameters"]
         self._shared = {key: str(project / composed[key]) for key in _SHARED}
         if settings.halving is not None:  # the first rung must not meet models of whole budgets
             name = f"{name}-from-{settings.halving:g}-kimg"
@@ -66,7 +65,7 @@ class Plan:
                 f"sweep {self.name}: nothing to try; give over (a grid, as `--over "
                 "optimizer=adam,sgd`) or trials (a list)"
             )
-        listed = [leaves(nested(each)) for each in self.settings.trials] or [{}]
+        listed = [dict(leaves(nested(each))) for each in self.settings.trials] or [{}]
         grid = itertools.product(*over.values())
         points = [dict(zip(over, values, strict=True)) for values in grid]
         return [{**each, **point} for each in listed for point in points]
@@ -90,25 +89,20 @@ class Plan:
         name = name_of(varied, keys or varied)
         with self.naming(name):
             values, folder = nested(varied), self.folder / name
-            if own := _ROOTS & leaves(values).keys():
-                raise InputError(f"{min(own)}: is the sweep's to choose, it cannot be varied")
-            if clash := leaves(self.params).keys() & leaves(values).keys():
+            given, own = dict(leaves(self.params)).keys(), dict(leaves(values)).keys()
+            if root := _ROOTS & own:
+                raise InputError(f"{min(root)}: is the sweep's to choose, it cannot be varied")
+            if clash := given & own:
                 raise InputError(f"{min(clash)}: is given for all trials (params) and varied too")
             roots = {**self._shared, "data_root": str(folder)}
             params = overlay(overlay(self.params, values, []), roots, [])
-            parameters = Parameters.from_tree(self._composed(params))
-            _check(parameters)
-        return Trial(name, folder, self.env, params, dict(varied), parameters)
+            composed = project_loader(self.project, self.env, params)["parameters"]
+            parameters = Parameters.from_tree(composed)
+            # Not at the top: torch is for trees that are right
+            from ddpm_kedro.option_check import check_options, check_samplers
 
-    def _composed(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The parameters as a `kedro run` would compose them."""
-        loader = project_settings.CONFIG_LOADER_CLASS(
-            str(self.project / project_settings.CONF_SOURCE),
-            env=self.env,
-            runtime_params=dict(params),
-            **project_settings.CONFIG_LOADER_ARGS,
-        )
-        return loader["parameters"]
+            check_samplers(parameters, *check_options(parameters))
+        return Trial(name, folder, self.env, params, dict(varied), parameters)
 
     @contextlib.contextmanager
     def naming(self, trial: str | None = None) -> Iterator[None]:
@@ -120,30 +114,15 @@ class Plan:
             raise InputError(f"sweep {self.name}{where}: {error}") from error
 
 
-def _check(parameters: Parameters) -> None:
-    from ddpm_kedro.option_check import check_options, check_samplers  # torch, for right trees only
-
-    check_samplers(parameters, *check_options(parameters))
-
-
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def nested(values: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """`{"a.b": 1}` as `{"a": {"b": 1}}`, at any depth."""
     tree: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in dict(values).items():
         value = nested(value) if isinstance(value, Mapping) else value
         for part in reversed(str(key).split(".")):
             value = {part: value}
         tree = overlay(tree, value, [])
     return tree
-
-
-def leaves(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        is_table = isinstance(value, Mapping) and value
-        found |= leaves(value, f"{path}{key}.") if is_table else {f"{path}{key}": value}
-    return found
 
 
 def name_of(varied: Mapping[str, Any], keys: Iterable[str]) -> str:

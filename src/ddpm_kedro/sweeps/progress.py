@@ -8,7 +8,7 @@ from ddpm_kedro.progress import Progress, duration
 from ddpm_kedro.sweeps.trial import Outcome, Trial, TrialProcess
 
 
-class SweepProgress:
+class SweepProgress(Progress):
     """Work is counted in images: `num_images` are to be trained on by all `num_trials`, `places`
     of them at a time. The time left follows the trials that ended, else those that run."""
 
@@ -18,20 +18,20 @@ class SweepProgress:
         self._seen: dict[TrialProcess, float] = {}
         self._num_over, self._images_over = 0, 0.0  # of trials that are over
         self._ended = (0.0, 0.0)  # seconds that whole trials took, and images that they trained on
-        self._bar = Progress(
+        super().__init__(
             int(num_images), "images", "sweep", seconds_left=self._seconds_left, most_lines=20
         )
 
     def start(self, process: TrialProcess, where: str) -> None:
         """Say that a trial starts."""
         self._base[process] = self._seen[process] = process.trial.images_seen()
-        self._bar.initial += _done(process.trial, self._base[process])  # which takes no time
-        self._bar.say(f"{process.trial.name}: starts{where}")
+        self.initial += _done(process.trial, self._base[process])  # which takes no time
+        self.say(f"{process.trial.name}: starts{where}")
 
     def skip(self, trial: Trial, line: str) -> None:
         """Count a trial that need not run."""
-        self._bar.say(f"{trial.name}: {line}")
-        self._bar.initial += trial.images_ahead  # which took no time
+        self.say(f"{trial.name}: {line}")
+        self.initial += trial.images_ahead  # which took no time
         self._close(trial)
 
     def end(self, process: TrialProcess, outcome: Outcome) -> None:
@@ -40,7 +40,7 @@ class SweepProgress:
         if outcome.state == "finished" and trained > 0:
             self._ended = (self._ended[0] + seconds, self._ended[1] + trained)
         reason = outcome.reason and f": {outcome.reason}"
-        self._bar.say(f"{outcome.trial.name}: {outcome.state} after {duration(seconds)}{reason}")
+        self.say(f"{outcome.trial.name}: {outcome.state} after {duration(seconds)}{reason}")
         del self._seen[process]
         self._close(outcome.trial)
 
@@ -50,14 +50,6 @@ class SweepProgress:
             self._trained(process)
         self._show()
 
-    def say(self, line: str) -> None:
-        """Log a line, clear of the bar."""
-        self._bar.say(line)
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        self._bar.close()
-
     def _close(self, trial: Trial) -> None:
         self._num_over += 1
         self._images_over += trial.images_ahead
@@ -65,13 +57,13 @@ class SweepProgress:
 
     def _show(self) -> None:
         trials = f"{self._num_over}/{self._num_trials}"
-        self._bar.update(self._images_done() - self._bar.done, trials=trials)
+        self.update(self._images_done() - self.done, trials=trials)
 
     def _trained(self, process: TrialProcess) -> float:
         """Images that a process trained on until now."""
         seen = self._seen[process] = process.trial.images_seen()
         if seen < self._base[process]:  # it is another training than before
-            self._bar.initial -= _done(process.trial, self._base[process])
+            self.initial -= _done(process.trial, self._base[process])
             self._base[process] = 0.0
         return seen - self._base[process]
 

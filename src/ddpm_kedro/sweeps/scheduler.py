@@ -5,30 +5,26 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ddpm_kedro.sweeps.progress import SweepProgress
-from ddpm_kedro.sweeps.trial import KEDRO_RUN, Outcome, Trial, TrialProcess
+from ddpm_kedro.sweeps.trial import Outcome, Trial, TrialProcess
 
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 2.0  # between looks at how far trainings have come
 _GPUS = "CUDA_VISIBLE_DEVICES"
 
 
+@dataclass(frozen=True)
 class Scheduler:
-    """Runs trials in the folder `project`, each in a process of its own, as many at a time as there
-    are `places`; a place is the variables that its trials get besides `environ`."""
+    """Runs trials in the folder `project`, each in a process of its own by `command`, as many at a
+    time as there are `places`; a place is the variables that its trials get."""
 
-    def __init__(
-        self,
-        project: Path,
-        places: Sequence[Mapping[str, str]],
-        environ: Mapping[str, str],
-        progress: SweepProgress,
-        command: Sequence[str] = KEDRO_RUN,
-    ) -> None:
-        self._project, self._places, self._environ = project, places, environ
-        self._progress, self._command = progress, command
+    project: Path
+    places: Sequence[Mapping[str, str]]
+    progress: SweepProgress
+    command: Sequence[str]
 
     def run(
         self,
@@ -46,7 +42,7 @@ class Scheduler:
         running: dict[int, TrialProcess] = {}
         try:
             while True:
-                for place, given in enumerate(self._places):
+                for place, given in enumerate(self.places):
                     if place not in running and (trial := next(coming, None)) is not None:
                         running[place] = self._start(trial, given)
                 if not running:
@@ -55,11 +51,11 @@ class Scheduler:
                 for place, process in list(running.items()):
                     if (outcome := process.poll()) is not None:
                         del running[place]
-                        self._progress.end(process, outcome)
+                        self.progress.end(process, outcome)
                         yield outcome
                 if time.monotonic() - looked_at >= _LOOK_SECONDS:
                     looked_at = time.monotonic()
-                    self._progress.look(running.values())
+                    self.progress.look(running.values())
                     for process in filter(is_hopeless, running.values()):
                         process.stop()
         finally:
@@ -69,9 +65,8 @@ class Scheduler:
                 process.wait()
 
     def _start(self, trial: Trial, given: Mapping[str, str]) -> TrialProcess:
-        process = TrialProcess(trial, self._project, {**self._environ, **given}, self._command)
-        where = f" on GPU {given[_GPUS]}" if _GPUS in given else ""
-        self._progress.start(process, where)
+        process = TrialProcess(trial, self.project, given, self.command)
+        self.progress.start(process, f" on GPU {given[_GPUS]}" if _GPUS in given else "")
         return process
 
 
@@ -83,8 +78,8 @@ def places_for(trials: Sequence[Trial], workers: int | None) -> list[dict[str, s
     """
     gpus = _gpus() if all(each.parameters.device in ("auto", "cuda") for each in trials) else []
     each = max(trial.parameters.training.distributed.workers for trial in trials)
-    groups = [",".join(gpus[first : first + each]) for first in range(0, len(gpus), each)]
-    groups = groups[: len(gpus) // each]
+    starts = range(0, len(gpus) - each + 1, each)
+    groups = [",".join(gpus[first : first + each]) for first in starts]
     count = min(workers or len(groups) or 1, len(trials))
     if len(groups) < 2 or count < 2:
         return [{}] * count

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm_kedro.errors import InputError
+from ddpm_kedro.evaluation.metric_names import badness
 from ddpm_kedro.files import atomic_write
-from ddpm_kedro.sweeps.plan import Plan, leaves, said
+from ddpm_kedro.framework.composition import leaves
+from ddpm_kedro.sweeps.plan import Plan, said
 from ddpm_kedro.sweeps.progress import SweepProgress
 from ddpm_kedro.sweeps.scheduler import Scheduler
 from ddpm_kedro.sweeps.search_space import SearchSpace, imported_optuna
@@ -90,13 +92,13 @@ class Search:
         return sorted(outcomes, key=lambda outcome: outcome.state == "stopped")
 
     def _noted(self, outcome: Outcome, score: Score) -> Outcome:
-        drawn, value = self._drawn.get(outcome.trial.name), score.of(outcome)
+        drawn = self._drawn.get(outcome.trial.name)
         if drawn is not None and outcome.state == "stopped":
             self._study.tell(drawn, state=self._state.PRUNED)
             return self._told(outcome.trial, drawn.number)
-        if drawn is not None and value is not None:
+        if drawn is not None and score.of(outcome) is not None:
             list(self._reported(outcome.trial))  # its last ones, others are compared with
-            self._study.tell(drawn, -value if score.larger_is_better else value)
+            self._study.tell(drawn, badness(outcome.metrics, score.name))
         return outcome
 
     def _told(self, trial: Trial, number: int) -> Outcome:
@@ -213,7 +215,7 @@ class Search:
 def command_line(plan: Plan, row: Row) -> str:
     """The `kedro run` that makes a trial once more, outside of the sweep where words can say it:
     in `--params` a comma ends a value."""
-    values = leaves(plan.params) | dict(row.varied)
+    values = {**dict(leaves(plan.params)), **row.varied}
     words = [f"{key}={said(value)}" for key, value in values.items()]
     if any("," in word for word in words):
         return f"kedro run --config {shlex.quote(str(plan.folder / row.trial / 'run.yml'))}"

@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from kedro.framework.project import pipelines
 
@@ -30,7 +29,8 @@ from ddpm_kedro.sweeps.trial import KEDRO_RUN, Outcome, Trial
 
 LOGGER = logging.getLogger(__name__)
 
-_GROUP = "WANDB_RUN_GROUP"
+# What a trial's rungs found, by their parameters: the next one replaces their files, and their
+# models are gone, so this stays through changes of code, as trainings do
 _RUNGS = "rungs.json"
 
 
@@ -48,26 +48,24 @@ def carry_out(plan: Plan, command: Sequence[str] = KEDRO_RUN) -> list[Row]:
         if plan.settings.halving is not None:
             halving = Halving(trials, plan.settings.halving)
     places = places_for(trials, plan.settings.workers)
-    count, images = len(trials), sum(trial.images_ahead for trial in trials)
+    count = plan.settings.trials if search else len(trials)
+    runs, images = count, sum(trial.images_ahead for trial in trials)
     if halving:
-        count, images = sum(halving.sizes), halving.num_images
-    if search:
-        count = plan.settings.trials
+        runs, images = sum(halving.sizes), halving.num_images
+    elif search:
         images = count * trials[0].images_ahead
-    with (
-        held(plan.folder),
-        contextlib.closing(SweepProgress(count, images, len(places))) as progress,
-    ):
-        group = {_GROUP: os.environ.get(_GROUP) or plan.name}
-        scheduler = Scheduler(plan.project, places, group, progress, command)
-        told = (plan.name, count if search else len(trials), plan.folder, len(places))
+    with held(plan.folder), SweepProgress(runs, images, len(places)) as progress:
+        group = os.environ.get("WANDB_RUN_GROUP") or plan.name
+        places = [{"WANDB_RUN_GROUP": group, **place} for place in places]
+        scheduler = Scheduler(plan.project, places, progress, command)
+        told = (plan.name, count, plan.folder, len(places))
         LOGGER.info("sweep %s: %d trials in %s, each with its log.txt; %d at a time", *told)
         if search:
             outcomes = search.run(scheduler, progress, score, _is_made)
-        elif halving:
-            outcomes = _halved(halving, score, scheduler, progress)
         else:
-            outcomes = _ended(trials, scheduler, progress)
+            work = scheduler, progress
+            ended = _halved(halving, score, *work) if halving else _ended(trials, *work)
+            outcomes = [ended[trial.name] for trial in trials]
         rows = table_of(outcomes, score)
         write(rows, score, plan.name, plan.folder)
     return rows
@@ -96,8 +94,10 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
-def _ended(trials: Sequence[Trial], scheduler: Scheduler, progress: SweepProgress) -> list[Outcome]:
-    """The outcomes of the trials, in their order; a trial that is done is not run."""
+def _ended(
+    trials: Sequence[Trial], scheduler: Scheduler, progress: SweepProgress
+) -> dict[str, Outcome]:
+    """The outcomes of the trials, by name; a trial that is done is not run."""
     ended: dict[str, Outcome] = {}
 
     def ahead() -> Iterator[Trial]:
@@ -109,9 +109,8 @@ def _ended(trials: Sequence[Trial], scheduler: Scheduler, progress: SweepProgres
                 yield trial
 
     with contextlib.closing(scheduler.run(ahead())) as outcomes:
-        for outcome in outcomes:
-            ended[outcome.trial.name] = outcome
-    return [ended[trial.name] for trial in trials]
+        ended |= {outcome.trial.name: outcome for outcome in outcomes}
+    return ended
 
 
 def _is_made(trial: Trial) -> bool:
@@ -126,56 +125,50 @@ def _is_made(trial: Trial) -> bool:
 
 def _halved(
     halving: Halving, score: Score, scheduler: Scheduler, progress: SweepProgress
-) -> list[Outcome]:
+) -> dict[str, Outcome]:
     if over := halving.starting_over():
         progress.say(
             f"halving: each rung trains {over[0].name} from the start, as its rates depend on the "
             f"budget ({len(over)} of {len(halving.trials)} trials); under lr_schedule=constant or "
             "wsd it would go on"
         )
-
-    def run(rung: int, trials: list[Trial]) -> list[Outcome]:
-        kimg = halving.rungs[rung]
+    last: dict[str, Outcome] = {}  # of each trial
+    standing = halving.trials
+    for rung, kimg in enumerate(halving.rungs):
+        trials = [halving.at(trial, rung) for trial in standing]
         said = f"rung {rung + 1} of {len(halving.rungs)}, {kimg:g} kimg"
         progress.say(f"{said}: {len(trials)} trials")
         # Not run again: files are of the last rung, so of the others only what they found is left
         is_last = kimg == halving.rungs[-1]
-        found = {each.name: not is_last and _rungs(each).get(_key(each)) for each in trials}
+        found = {each.name: not is_last and each.result(_RUNGS).get(_key(each)) for each in trials}
         ahead = [trial for trial in trials if not found[trial.name]]
         for trial in ahead:
             _check_is_lower(trial)
-        ended = {outcome.trial.name: outcome for outcome in _ended(ahead, scheduler, progress)}
+        ended = _ended(ahead, scheduler, progress)
         for trial in trials:
             if (outcome := ended.get(trial.name)) is None:
                 ended[trial.name] = Outcome(trial, "finished", metrics=found[trial.name])
                 progress.skip(trial, f"{said} was done before")
             elif outcome.state == "finished":
-                told = {**_rungs(trial), _key(trial): outcome.metrics}
+                told = {**trial.result(_RUNGS), _key(trial): outcome.metrics}
                 with atomic_write(trial.folder / _RUNGS, "w") as file:
                     json.dump(told, file)
-        return [ended[trial.name] for trial in trials]
-
-    return halving.run(run, score)
+        last |= ended
+        if not (standing := halving.going_on(ended, score)):
+            break
+    return last
 
 
 def _check_is_lower(trial: Trial) -> None:
     """InputError where the trial's folder holds a model that a run on this rung would take for its
     own: of a plain sweep, or of other parameters."""
-    seen = trial.result("training_card").get("images_seen") or 0
+    seen = trial.result("08_reporting/training_card.json").get("images_seen") or 0
     training = trial.parameters.training
     if seen > training.budget_images and training.settled_images:
         raise InputError(
             f"{trial.folder}: holds a model of {seen:,} images, and this rung's would have seen "
             f"{training.budget_images:,}; choose another --folder"
         )
-
-
-def _rungs(trial: Trial) -> dict[str, Any]:
-    """What the trial's rungs found, by their parameters: the next one replaces their files, and
-    their models are gone, so this stays through changes of code, as trainings do."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads((trial.folder / _RUNGS).read_text())
-    return {}
 
 
 def _key(trial: Trial) -> str:

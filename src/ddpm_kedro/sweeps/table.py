@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_kedro.errors import InputError
-from ddpm_kedro.evaluation.metric_names import LARGER_IS_BETTER, explanation
+from ddpm_kedro.evaluation.metric_names import LARGER_IS_BETTER, badness, explanation
 from ddpm_kedro.files import atomic_write
 from ddpm_kedro.plain import plain
 from ddpm_kedro.sweeps.plan import said
@@ -31,18 +31,10 @@ class Score:
         except KeyError:
             raise InputError(f"score={self.name}: no metric; mind and kid are some") from None
 
-    @property
-    def larger_is_better(self) -> bool:
-        """Which end of the scale is good."""
-        return self.name in LARGER_IS_BETTER
-
     def of(self, outcome: Outcome) -> float | None:
         """The score of a finished trial, None where it has none."""
-        return self._number(outcome, self.name)
-
-    def interval(self, outcome: Outcome) -> float | None:
-        """Half the width of the score's 95% interval, None where nobody knows it."""
-        return self._number(outcome, f"{self.name}_interval")
+        is_there = math.isfinite(badness(outcome.metrics, self.name))
+        return outcome.metrics[self.name] if is_there else None
 
     def ranked(self, outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
         """The outcomes with a score, those of a stamp together, as no others compare: the largest
@@ -51,20 +43,9 @@ class Score:
         for outcome in outcomes:
             if self.of(outcome) is not None:
                 groups.setdefault(outcome.metrics.get("stamp"), []).append(outcome)
-        return [
-            sorted(group, key=self._order)
-            for group in sorted(groups.values(), key=len, reverse=True)
-        ]
-
-    def _order(self, outcome: Outcome) -> tuple[float, float]:
-        sign = -1 if self.larger_is_better else 1
-        return -outcome.trial.rung, sign * self.of(outcome)
-
-    @staticmethod
-    def _number(outcome: Outcome, key: str) -> float | None:
-        value = outcome.metrics.get(key) if outcome.state == "finished" else None
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return value if is_number and math.isfinite(value) else None
+        for group in groups.values():
+            group.sort(key=lambda each: (-each.trial.rung, badness(each.metrics, self.name)))
+        return sorted(groups.values(), key=len, reverse=True)
 
 
 @dataclass(frozen=True)
@@ -78,6 +59,7 @@ class Row:
     varied: Mapping[str, Any]
     score: float | None
     interval: float | None
+    """Half the width of the score's 95% interval, None where nobody knows it."""
     stamp: str | None
     budget_kimg: float
     note: str
@@ -85,33 +67,31 @@ class Row:
 
 def table_of(outcomes: Sequence[Outcome], score: Score) -> list[Row]:
     """The rows of all trials, best first; what is not comparable or has no score stands below."""
-    rows, last = [], max(outcome.trial.rung for outcome in outcomes)
+    placed, last = [], max(outcome.trial.rung for outcome in outcomes)
     for number, group in enumerate(score.ranked(outcomes)):
         for place, outcome in enumerate(group, start=1):
             note = "" if outcome.trial.rung == last else "not trained further"
             note = "not comparable: another stamp" if number else note
-            rows.append(_row(None if number else place, outcome, score, note))
-    shown = {row.trial for row in rows}
+            placed.append((None if number else place, outcome, note))
     for outcome in outcomes:
-        if outcome.trial.name not in shown:
+        if score.of(outcome) is None:
             why = outcome.reason or f"no {score.name} was measured"
             note = why if outcome.state == "finished" else f"{outcome.state}: {why}"
-            rows.append(_row(None, outcome, score, note))
-    return rows
-
-
-def _row(rank: int | None, outcome: Outcome, score: Score, note: str) -> Row:
-    return Row(
-        rank,
-        outcome.trial.name,
-        outcome.state,
-        outcome.trial.varied,
-        score.of(outcome),
-        score.interval(outcome),
-        outcome.metrics.get("stamp"),
-        outcome.trial.budget_kimg,
-        note,
-    )
+            placed.append((None, outcome, note))
+    return [
+        Row(
+            rank,
+            outcome.trial.name,
+            outcome.state,
+            outcome.trial.varied,
+            score.of(outcome),
+            outcome.metrics.get(f"{score.name}_interval"),
+            outcome.metrics.get("stamp"),
+            outcome.trial.budget_kimg,
+            note,
+        )
+        for rank, outcome, note in placed
+    ]
 
 
 def as_text(rows: Sequence[Row], score: str) -> str:
@@ -132,7 +112,7 @@ def as_text(rows: Sequence[Row], score: str) -> str:
 def write(rows: Sequence[Row], score: Score, sweep: str, folder: Path) -> None:
     """Write table.json and table.csv, each whole; nothing in them depends on time."""
     told = {"version": 1, "sweep": sweep, "score": score.name}
-    told |= {"larger_is_better": score.larger_is_better, "rows": [asdict(row) for row in rows]}
+    told |= {"larger_is_better": score.name in LARGER_IS_BETTER, "rows": [*map(asdict, rows)]}
     with atomic_write(folder / "table.json", "w") as file:
         json.dump(plain(told), file, indent=2)
     keys = list(dict.fromkeys(key for row in rows for key in row.varied))

@@ -12,9 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +25,10 @@ from ddpm_kedro.files import atomic_write
 from ddpm_kedro.framework.composition import overlay
 from ddpm_kedro.locks import FileLock
 from ddpm_kedro.parameters import Parameters
-from ddpm_kedro.plain import canonical_json
+from ddpm_kedro.plain import canonical_json, objects_of
 
 KEDRO_RUN = (sys.executable, "-m", "kedro", "run", "--config")  # and the trial's file
 _PR_SET_PDEATHSIG = 1
-_TAIL = 8192  # bytes of a log that are looked at
 _LOG_PREFIX = re.compile(r"^\d\d-\d\d \d\d:\d\d:\d\d [A-Z]+ +")
 
 
@@ -79,32 +78,28 @@ class Trial:
         sections = ("preparation", "training", "sampling", "evaluation")
         return canonical_json({name: asdict(getattr(self.parameters, name)) for name in sections})
 
-    def result(self, name: str = "metrics") -> dict[str, Any]:
-        """What `08_reporting/<name>.json` says, nothing where it is not there (yet)."""
+    def result(self, name: str = "08_reporting/metrics.json") -> dict[str, Any]:
+        """What a JSON file of its folder says, nothing where it is not there (yet)."""
         with contextlib.suppress(OSError, ValueError):
-            return json.loads((self.folder / "08_reporting" / f"{name}.json").read_text())
+            return json.loads((self.folder / name).read_text())
         return {}
 
-    def log_records(self) -> list[dict[str, Any]]:
-        """The newest records (some dozens) of the training that was last at work, oldest first."""
-        log = self._log()
-        return _records(_tail(log)) if log else []
+    def images_seen(self) -> int:
+        """By the training that was last at work."""
+        records = objects_of(self._log()[-2:])  # the last may be half written
+        return records[-1].get("images_seen", 0) if records else 0
 
     def quick_scores(self) -> list[tuple[int, float | None]]:
         """Of the training that was last at work, each with its number in the training, from 1, so
         that those of other batch sizes compare; None for one that is not finite."""
-        log, every = self._log(), 1000 * (self.parameters.training.score_every_kimg or math.inf)
-        lines = log.read_text(errors="replace").splitlines() if log else []
-        scored = _records(line for line in lines if '"quick_score"' in line)
+        every = 1000 * (self.parameters.training.score_every_kimg or math.inf)
+        scored = objects_of(line for line in self._log() if '"quick_score"' in line)
         return [(int(each["images_seen"] // every), each["quick_score"]) for each in scored]
 
-    def _log(self) -> Path | None:
+    def _log(self) -> list[str]:
         logs = self.folder.glob("06_models/trainings/*/*.jsonl")
-        return max(logs, key=lambda path: path.stat().st_mtime_ns, default=None)
-
-    def images_seen(self) -> int:
-        """By the training that was last at work."""
-        return next((each.get("images_seen", 0) for each in reversed(self.log_records())), 0)
+        newest = max(logs, key=lambda path: path.stat().st_mtime_ns, default=None)
+        return _lines(newest) if newest else []
 
 
 @dataclass(frozen=True)
@@ -132,38 +127,30 @@ class TrialProcess:
     """
 
     def __init__(
-        self,
-        trial: Trial,
-        project: Path,
-        environ: Mapping[str, str],
-        command: Sequence[str] = KEDRO_RUN,
+        self, trial: Trial, project: Path, environ: Mapping[str, str], command: Sequence[str]
     ) -> None:
         self.trial, self.log_path = trial, trial.folder / "log.txt"
         self._is_stopped = False
         run_file = trial.folder / "run.yml"
-        told: dict[str, Any] = {"params": dict(trial.params)}
-        told |= {"env": trial.env} if trial.env else {}
+        told = {"params": dict(trial.params), **({"env": trial.env} if trial.env else {})}
         try:
             trial.folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(trial.folder / ".trial.lock", work="at this trial")
             with atomic_write(run_file, "w") as file:
                 file.write(OmegaConf.to_yaml(OmegaConf.create({"run": told})))
-            handle = os.dup(self._lock.fileno())  # the child closes the original, see FileLock
-            try:
-                with open(self.log_path, "ab") as log:
-                    self._process = subprocess.Popen(
-                        [*command, str(run_file)],
-                        cwd=project,
-                        env={**os.environ, **environ},
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                        pass_fds=[handle],
-                        preexec_fn=_ending_with(os.getpid()),
-                    )
-            finally:
-                os.close(handle)
+            held = os.fdopen(os.dup(self._lock.fileno()))  # the child closes the original
+            with held, open(self.log_path, "ab") as log:
+                self._process = subprocess.Popen(
+                    [*command, str(run_file)],
+                    cwd=project,
+                    env={**os.environ, **environ},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=[held.fileno()],
+                    preexec_fn=_ending_with(os.getpid()),
+                )
         except OSError as error:
             raise InputError(f"{error.filename or trial.folder}: {error.strerror}") from error
         self.started_at = time.monotonic()
@@ -174,12 +161,10 @@ class TrialProcess:
         if code is None:
             return None
         self._lock.release()
-        seconds = self.seconds
+        ended = partial(Outcome, self.trial, seconds=self.seconds)
         if code == 0 and (metrics := self.trial.result()):
-            return Outcome(self.trial, "finished", metrics=metrics, seconds=seconds)
-        if self._is_stopped:
-            return Outcome(self.trial, "stopped", seconds=seconds)
-        return Outcome(self.trial, "failed", self._reason(code), seconds=seconds)
+            return ended("finished", metrics=metrics)
+        return ended("stopped") if self._is_stopped else ended("failed", self._reason(code))
 
     @property
     def seconds(self) -> float:
@@ -192,35 +177,24 @@ class TrialProcess:
             self._is_stopped = True
             self._process.send_signal(signal.SIGTERM)
 
-    def wait(self) -> Outcome:
+    def wait(self) -> None:
         """Wait for its end."""
         self._process.wait()
-        outcome = self.poll()
-        assert outcome is not None
-        return outcome
+        self._lock.release()
 
     def _reason(self, code: int) -> str:
-        lines = [_LOG_PREFIX.sub("", line.strip()) for line in _tail(self.log_path)]
-        last = next((line for line in reversed(lines) if line), "it said nothing")
+        lines = [_LOG_PREFIX.sub("", line.strip()) for line in _lines(self.log_path)]
+        last = next(filter(None, reversed(lines)), "it said nothing")
         if code == 0:
             return f"no metrics.json was written; {one_line(last)}"
         killed = f"ended by {signal.Signals(-code).name}; " if code < 0 else ""
         return killed + one_line(last.removeprefix("Error: "))
 
 
-def _records(lines: Iterable[str]) -> list[dict[str, Any]]:
-    records = []
-    for line in lines:
-        with contextlib.suppress(ValueError):  # the first may be cut, the last half written
-            records.append(json.loads(line))
-    return [record for record in records if isinstance(record, dict)]
-
-
-def _tail(path: Path) -> Iterator[str]:
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _TAIL))
-        yield from file.read().decode(errors="replace").splitlines()
+def _lines(path: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return path.read_text("utf-8", "replace").splitlines()
+    return []
 
 
 def _ending_with(parent: int) -> Any:

@@ -8,8 +8,7 @@ from statistics import NormalDist
 from typing import Any
 
 from ddpm_kedro.evaluation.comparison.runs import Run
-from ddpm_kedro.evaluation.distribution import LARGER_IS_BETTER
-from ddpm_kedro.evaluation.metric_names import TITLES
+from ddpm_kedro.evaluation.metric_names import TITLES, badness
 from ddpm_kedro.evaluation.report import plus_minus
 from ddpm_kedro.evaluation.verdict import three_digits
 
@@ -108,8 +107,7 @@ def deviations(run: Run, other: Run, score: str) -> float:
     The two are taken as independent. Runs of one stamp share their reference, and often the noise
     of their samples, which makes the difference more certain than that, if anything.
     """
-    larger, smaller = (other, run) if score in LARGER_IS_BETTER else (run, other)
-    worse = larger.metrics[score] - smaller.metrics[score]
+    worse = badness(run.metrics, score) - badness(other.metrics, score)
     spread = math.hypot(*(r.metrics[f"{score}_interval"] / 1.96 for r in (run, other)))
     return worse / spread if spread else math.copysign(math.inf, worse) if worse else 0.0
 
@@ -158,9 +156,7 @@ def is_scored(run: Run, score: str) -> bool:
 
 
 def _badness(run: Run, score: str | None) -> float:
-    if score is None or not is_scored(run, score):
-        return math.inf
-    return -run.metrics[score] if score in LARGER_IS_BETTER else run.metrics[score]
+    return badness(run.metrics, score) if score and is_scored(run, score) else math.inf
 
 
 def _listed(names: Sequence[str]) -> str:

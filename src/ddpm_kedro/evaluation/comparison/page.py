@@ -25,6 +25,7 @@ from ddpm_kedro.evaluation.comparison.differences import (
 from ddpm_kedro.evaluation.comparison.film import film, grid_at
 from ddpm_kedro.evaluation.comparison.runs import Run
 from ddpm_kedro.evaluation.curves import figure_of_logs
+from ddpm_kedro.evaluation.distribution import LARGER_IS_BETTER
 from ddpm_kedro.evaluation.report import MOST_PREVIEWS, filled, plus_minus, readable
 from ddpm_kedro.evaluation.verdict import three_digits
 from ddpm_kedro.images.grid import make_grid
@@ -85,6 +86,7 @@ def compare(runs: Mapping[str, Path]) -> Comparison:
         cell=_cell,
         deviations=deviations,
         most_paired=MOST_PAIRED,
+        larger_is_better=LARGER_IS_BETTER,
         kinds=kinds,
         differing={key: list(map(_text, values)) for key, values in differing.items()},
         from_records=all(run.parameters for run in ordered),

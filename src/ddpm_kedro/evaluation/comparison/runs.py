@@ -14,6 +14,7 @@ import numpy as np
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.evaluation.cards import JUDGE_AGAIN, has_training_log, hash_of_json
 from ddpm_kedro.evaluation.records import PATTERN, Records
+from ddpm_kedro.plain import objects_of
 
 SHOWN_SAMPLES = 16
 SECTIONS = ("preparation", "training", "sampling", "evaluation")
@@ -137,17 +138,13 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
 
 
 def _log(path: Path) -> list[dict[str, Any]]:
-    records = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):  # a torn line
-            records.append(json.loads(line))
-    return [record for record in records if isinstance(record, dict) and "images_seen" in record]
+    lines = path.read_bytes().splitlines() if path.exists() else ()
+    return [record for record in objects_of(lines) if "images_seen" in record]
 
 
 def _previews(folder: Path) -> dict[int, Path]:
-    named = sorted(folder.glob("preview_*.png"))
-    seen = {path: path.stem.removeprefix("preview_") for path in named}
-    return {int(number): path for path, number in seen.items() if number.isdecimal()}
+    named = {path.stem.removeprefix("preview_"): path for path in folder.glob("preview_*.png")}
+    return {int(number): named[number] for number in sorted(named) if number.isdecimal()}
 
 
 def _first_samples(path: Path) -> np.ndarray | None:
