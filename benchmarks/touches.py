@@ -3,7 +3,7 @@
     python benchmarks/touches.py
 
 A tiny run over a folder of pictures is made once; then one thing after another is touched, in both
-clones, and the nodes that ran are read from what was printed. Ends with 1 where others ran than
+clones, and the stages that ran are read from what was printed. Ends with 1 where others ran than
 should. Needs the extra `dvc`; takes minutes.
 """
 
@@ -26,8 +26,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).parents[1]
-PREPARE, TRAIN = ("prepare_images",), ("train_model", "tabulate_log")
-SAMPLE, EVALUATE = ("sample_images", "draw_grid"), ("evaluate_samples", "write_report")
+STAGES = {
+    "data_preparation": ("prepare_images",),
+    "training": ("train_model", "tabulate_log"),
+    "sampling": ("sample_images", "draw_grid"),
+    "evaluation": ("evaluate_samples", "write_report"),
+}
+PREPARE, TRAIN, SAMPLE, EVALUATE = STAGES
 COMMANDS = {"kedro run": ["kedro", "run"], "dvc repro": ["dvc", "repro"]}
 PARAMS = "preset: smoke\ndataset: image_folder\nimage_path: data/01_raw/pictures\n"
 SAMPLES = "data/07_model_output/samples.npy"
@@ -37,12 +42,12 @@ PUBLISHED = f"data/05_model_input/{PREPARED}"
 
 @dataclass(frozen=True)
 class Touch:
-    """Something done to a clone, the nodes that have to run then, and an output that must be as
+    """Something done to a clone, the stages that have to run then, and an output that must be as
     before afterwards; DVC has it in its cache and runs nothing for it."""
 
     what: str
     do: Callable[[Path], object]
-    nodes: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
     restored: str | None = None
 
 
@@ -57,10 +62,10 @@ def replaced(path: str, old: str, new: str) -> Callable[[Path], object]:
 
 
 def flipped(pattern: str) -> Callable[[Path], object]:
-    """The last byte of a file becomes another; its other names, hard links, keep theirs."""
+    """The last byte of the newest file becomes another; its other names, links, keep theirs."""
 
     def do(clone: Path) -> None:
-        (path,) = clone.glob(pattern)
+        path = max(clone.glob(pattern), key=lambda found: found.stat().st_mtime_ns)
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.unlink()
@@ -83,38 +88,38 @@ TOUCHES = (
     Touch(
         "a node's code",
         replaced(NODES, "    device = choose_device", "    _ = 0\n    device = choose_device"),
-        SAMPLE[:1],
+        (SAMPLE,),
     ),
     Touch(
         "a helper module's code",
         replaced(FRECHET, "    return max(", "    _ = 0\n    return max("),
-        EVALUATE[:1],
+        (EVALUATE,),
     ),
     Touch(
         "a base parameter that only sampling uses",
         replaced("conf/base/parameters.yml", "seed: 0\n  weights", "seed: 1\n  weights"),
-        (*SAMPLE, *EVALUATE),
+        (SAMPLE, EVALUATE),
     ),
     Touch(
         "the optimizer's rate",
         replaced("conf/base/parameters/optimizers.yml", "Adam, lr: 3.0e-3", "Adam, lr: 2.0e-3"),
-        (*TRAIN, *SAMPLE, *EVALUATE),
+        (TRAIN, SAMPLE, EVALUATE),
     ),
     Touch(
         "an option of an optimizer that is not chosen",
         replaced("conf/base/parameters/optimizers.yml", "momentum: 0.9", "momentum: 0.8"),
     ),
-    Touch("a raw file's content", redrawn, (*PREPARE, *TRAIN, *SAMPLE, *EVALUATE)),
+    Touch("a raw file's content", redrawn, tuple(STAGES)),
     Touch("a raw file's time only", lambda clone: (clone / "data/01_raw/pictures/8.png").touch()),
-    Touch("an output (altered)", flipped(SAMPLES), SAMPLE[:1], SAMPLES),
-    Touch("an output (deleted)", lambda clone: (clone / SAMPLES).unlink(), SAMPLE[:1], SAMPLES),
+    Touch("an output (altered)", flipped(SAMPLES), (SAMPLE,), SAMPLES),
+    Touch("an output (deleted)", lambda clone: (clone / SAMPLES).unlink(), (SAMPLE,), SAMPLES),
     Touch("the store's copy (altered)", flipped(f"data/03_primary/[!.]*/{PREPARED}")),
-    Touch("the published copy (altered)", flipped(PUBLISHED), PREPARE, PUBLISHED),
+    Touch("the published copy (altered)", flipped(PUBLISHED), (PREPARE,), PUBLISHED),
 )
 
 
 def ran(clone: Path, command: str) -> tuple[str, ...]:
-    """The nodes that ran, in the pipelines' order."""
+    """The stages of which a node ran."""
     known = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         COMMANDS[command],
@@ -127,7 +132,7 @@ def ran(clone: Path, command: str) -> tuple[str, ...]:
     if done.returncode:
         raise SystemExit(f"{command}: {done.stdout}")
     found = set(re.findall(r"(\w+) runs: ", done.stdout))
-    return tuple(name for name in (*PREPARE, *TRAIN, *SAMPLE, *EVALUATE) if name in found)
+    return tuple(stage for stage, nodes in STAGES.items() if found.intersection(nodes))
 
 
 def new_clone(folder: Path) -> Path:
@@ -138,8 +143,8 @@ def new_clone(folder: Path) -> Path:
     for number, digit in enumerate(load_digits().images[:256]):
         Image.fromarray((digit * 15).astype(np.uint8)).save(pictures / f"{number}.png")
     (clone / "params.yaml").write_text(PARAMS)
-    if len(ran(clone, "dvc repro")) != 7:
-        raise SystemExit("the first `dvc repro` did not run every node")
+    if ran(clone, "dvc repro") != tuple(STAGES):
+        raise SystemExit("the first `dvc repro` did not run every stage")
     return clone
 
 
@@ -153,9 +158,9 @@ def main() -> None:
             for command, clone in sorted(clones.items(), reverse=True):
                 before = touch.restored and (clone / touch.restored).read_bytes()
                 touch.do(clone)
-                row[command] = nodes = ran(clone, command)
+                row[command] = stages = ran(clone, command)
                 from_cache = command == "dvc repro" and touch.restored
-                is_right &= nodes == (() if from_cache else touch.nodes)
+                is_right &= stages == (() if from_cache else touch.stages)
                 is_right &= before == (touch.restored and (clone / touch.restored).read_bytes())
             rows.append(row)
             print(json.dumps(row), flush=True)

@@ -149,6 +149,14 @@ def test_what_a_dataset_makes_of_its_content_is_a_parameter_and_its_place_is_not
     assert raw != options(filepath="/elsewhere", weights="ema")
 
 
+def test_which_weights_are_loaded_is_nothing_to_the_node_that_saves_them(tmp_path):
+    def made(weights):
+        model = ModelFile(filepath=str(tmp_path / "a"), weights=weights)
+        return parameters_of(Pipeline([node(len, "x", "model")]), catalog(model=model))
+
+    assert made("raw") == made("ema")
+
+
 def test_how_a_function_is_used_counts():
     def found(inputs, function=work):
         wired = Pipeline([node(function, inputs, "out", name="work")])

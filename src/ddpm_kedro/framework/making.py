@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ _SHOWN = 3  # words in a line
 _ABSENT = {"absent": True}
 _PLACES = {"filepath", "path", "version", "credentials", "fs_args"}  # where content lies, not what
 _FOR_OTHERS = {"metadata", "written_by", "required"}
+_LOADING = {"load_args", "weights", "trusted_modules"}  # nothing to who only saves
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,11 @@ def facts_of(dataset: Any) -> dict[str, Any] | None:
 def parameters_of(pipeline: Pipeline, catalog: Any) -> dict[str, Any]:
     """The part `parameters`, for which no dataset needs to be there."""
     values: dict[str, Any] = {f"node:{node.name}": _wiring_of(node) for node in pipeline.nodes}
+    loaded = {name for node in pipeline.nodes for name in node.inputs}
     for name in sorted(pipeline.datasets() - {"params:force"}):
         if not is_parameter(name):
-            values[f"catalog:{name}"] = _options_of(catalog.get(name, True))
+            options = _options_of(catalog.get(name, True), set() if name in loaded else _LOADING)
+            values[f"catalog:{name}"] = options
             continue
         tree = canonical(plain(_tree(catalog.load(name)), real=float, other=repr))
         if name == "parameters":
@@ -148,14 +151,17 @@ def _without_commands(tree: Any) -> Any:
     return {key: value for key, value in tree.items() if key not in _COMMANDS}
 
 
-def _options_of(dataset: Any) -> dict[str, Any]:
-    """A dataset's type, and the arguments that shape what is loaded or saved."""
+def _options_of(dataset: Any, idle: Set[str]) -> dict[str, Any]:
+    """A dataset's type, and the arguments that shape what is loaded or saved, less those in
+    `idle`."""
     given = plain(getattr(dataset, "_init_args", {}), other=dotted) if place_of(dataset) else {}
     if isinstance(dataset, Handle):  # its arguments are places, or among a node's parameters
         given = {"of": {"type": dataset._option["type"]}}
     for handed_on in ("options", "kwargs"):
         given |= given.pop(handed_on, None) or {}
-    shaping = {key: value for key, value in given.items() if key not in _PLACES | _FOR_OTHERS}
+    shaping = {
+        key: value for key, value in given.items() if key not in _PLACES | _FOR_OTHERS | idle
+    }
     shaping = {key: value for key, value in shaping.items() if value not in (None, {}, [])}
     return {"type": dotted(type(dataset)), **shaping}
 

@@ -72,7 +72,10 @@ class WandbHook:
         tree = config_loader["parameters"]
         parameters = recorded(tree, settings.recorded_texts)
         names = run_params.get("pipeline_names") or ["__default__"]
-        kedro = {"env": run_params.get("env"), "pipelines": list(names)}
+        kedro = {
+            "env": run_params.get("env") or getattr(config_loader, "env", None),
+            "pipelines": list(names),
+        }
         folder = Path(self._context.project_path) / tree.get("data_root", "data") / "08_reporting"
         self._catalog, self._num_images, self._seen_images = catalog, settings.num_images, set()
         trains = _TRACKER in pipeline.inputs()
