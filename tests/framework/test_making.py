@@ -168,6 +168,76 @@ def test_how_a_function_is_used_counts():
     assert found("a", one) != found("a", two)
 
 
+class Scale:
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def __call__(self, value: float) -> float:
+        return self.by * value
+
+    def times(self, value: float) -> float:
+        return self.by * value
+
+
+def scaling(by: float, default: float = 0.0):
+    def scaled(value: float, offset: float = default) -> float:
+        return by * value + offset
+
+    return scaled
+
+
+def brought(function) -> dict:
+    entries = catalog(a=TextDataset(filepath="a"))
+    return parameters_of(Pipeline([node(function, "a", "out", name="n")]), entries)
+
+
+def test_what_a_function_brings_along_counts():
+    """Two of each: what they do differs, and no line of their code."""
+    makers = {
+        "callable": Scale,
+        "method": lambda by: Scale(by).times,
+        "closure": scaling,
+        "default": lambda by: scaling(1.0, by),
+        "held by another": lambda by: functools.partial(work, scaling(by)),
+        "lambda": lambda by: lambda value: by * value,
+    }
+    for name, make in makers.items():
+        assert brought(make(1.0)) == brought(make(1.0)), name
+        assert brought(make(1.0)) != brought(make(2.0)), name
+    types = json.dumps(brought(functools.partial(work, Scale.times)))
+    assert f"{__name__}.Scale.times" in types  # so that its code is asked for
+
+
+def test_a_function_that_calls_itself_is_described():
+    def endless(value):
+        return endless(value)
+
+    assert brought(endless) == brought(endless)
+
+
+def test_true_is_not_1_and_nan_is_nan():
+    def made(value):
+        return Making({}, {"params:x": value}, {})
+
+    assert differences(made(1), made(True))
+    assert differences(made({"a": [0]}), made({"a": [False]}))
+    assert not differences(made({"a": float("nan")}), made({"a": float("nan")}))
+
+
+def test_a_file_that_a_parameter_names_is_its_content_too(tmp_path):
+    path = tmp_path / "model.safetensors"
+
+    def found(content: str):
+        path.write_text(content)
+        entries = catalog(params_x={"init": {"from": str(path)}, "nowhere": "auto", "n": 1})
+        return parameters_of(pipeline("params:x"), entries)
+
+    assert found("one") == found("one") != found("two")
+    one, two = (Making({}, found(content), {}) for content in ("one", "two"))
+    assert differences(one, two) == ["a file that params:x names changed"]
+    assert found("one")["files:params:x"] == {"init.from": content_hash(path)}
+
+
 def test_odd_parameters_are_told_apart_too():
     import datetime
 

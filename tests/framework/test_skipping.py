@@ -6,6 +6,9 @@ import json
 import logging
 import os
 import random
+import sys
+import time
+import types
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,9 @@ class Bench:
         self.datasets: dict = {}
         self.parameters: dict = {"data_root": str(folder)}
         monkeypatch.setattr("ddpm_kedro.framework.making.code_digest", self._digest)
+
+    def __repr__(self) -> str:  # part of what the functions hold
+        return "bench"
 
     def _digest(self, roots) -> dict[str, str]:
         return {root: self.code.get(root, "old") for root in roots}
@@ -470,6 +476,18 @@ def test_code_edited_meanwhile_leaves_no_record(bench, chain, monkeypatch):
     )
     bench.run(*chain)
     assert not list(bench.folder.glob("*.made.json"))
+
+
+def test_code_from_a_clock_that_is_ahead_is_not_edited_meanwhile(
+    bench, chain, tmp_path, monkeypatch
+):
+    (tmp_path / "ahead.py").write_text("")
+    os.utime(tmp_path / "ahead.py", (later := time.time() + 1e6, later))
+    module = types.SimpleNamespace(__file__=str(tmp_path / "ahead.py"))
+    monkeypatch.setitem(sys.modules, "ahead", module)
+    monkeypatch.setattr("ddpm_kedro.framework.making.code_digest", lambda roots: {"ahead": "same"})
+    bench.run(*chain)
+    assert bench.run(*chain) == []
 
 
 def test_two_processes_do_not_do_the_same_work(bench, chain):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import inspect
+import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 from kedro.io.core import is_parameter
 from kedro.pipeline import Pipeline
 
+from ddpm_kedro.content import content_hash
 from ddpm_kedro.datasets.handle import Handle
 from ddpm_kedro.datasets.place import loaded_place, place_of
 from ddpm_kedro.framework.code_digest import code_digest
@@ -30,8 +35,8 @@ class Making:
     """What makes the outputs of a unit or a stage, as plain data: where it is equal, they are.
 
     `inputs` are facts of contents by dataset, `parameters` canonical values by `params:` name, the
-    options of datasets by `catalog:` name and what a node's function is given by `node:` name,
-    `code` what `code_digest` gives.
+    options of datasets by `catalog:` name, what a node's function is given by `node:` name and the
+    hashes of files that a parameter names by `files:` name, `code` what `code_digest` gives.
     """
 
     inputs: dict[str, Any]
@@ -85,7 +90,20 @@ def parameters_of(pipeline: Pipeline, catalog: Any) -> dict[str, Any]:
         if name == "parameters":
             tree = {key: _without_commands(value) for key, value in tree.items()}
         values[name] = _without_commands(tree)
+        if files := dict(_files_named(values[name])):
+            values[f"files:{name}"] = files
     return values
+
+
+def _files_named(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The hash of each file that a text in a parameter names, as `training.init_from` does, by its
+    dotted key."""
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            yield from _files_named(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(tree, str) and os.path.isfile(tree):
+        with contextlib.suppress(OSError):  # whoever reads it says so
+            yield key, content_hash(tree)
 
 
 def code_of(pipeline: Pipeline, trees: Iterable[Any] = ()) -> dict[str, str]:
@@ -114,6 +132,9 @@ def differences(earlier: Making, now: Making) -> list[str]:
         if not (name in earlier.parameters and name in now.parameters):
             words.append(f"{name} is {'new' if name in now.parameters else 'gone'}")
             continue
+        if name.startswith("files:"):  # hashes say nothing
+            words.append(f"a file that {name.removeprefix('files:')} names changed")
+            continue
         lines = changed_values({"": before}, {"": after})
         lines.sort(key=lambda line: ".type: " not in line)  # a choice says more than its arguments
         lines = [line.lstrip(".").replace(": ", " ", 1).strip() for line in lines]
@@ -134,8 +155,13 @@ def listed(words: Iterable[str]) -> str:
 
 def _unequal(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     for name in sorted(earlier.keys() | now.keys()):
-        if earlier.get(name) != now.get(name):
+        if not _is_same(earlier.get(name), now.get(name)):
             yield name, earlier.get(name), now.get(name)
+
+
+def _is_same(earlier: Any, now: Any) -> bool:
+    """Equal as JSON, where 1 is not true, and NaN is NaN."""
+    return json.dumps(earlier, sort_keys=True) == json.dumps(now, sort_keys=True)
 
 
 def _tree(value: Any) -> Any:
@@ -167,12 +193,43 @@ def _options_of(dataset: Any, idle: Set[str]) -> dict[str, Any]:
 
 
 def _wiring_of(node: Any) -> dict[str, Any]:
-    """What goes into which argument of a node's function, and what becomes of what it returns."""
+    """What goes into which argument of a node's function, what becomes of what it returns, and what
+    the function brings along."""
     wiring = {"inputs": list(node.inputs), "outputs": list(node.outputs)}
-    if isinstance(node.func, functools.partial):
-        bound = {"args": node.func.args, "keywords": node.func.keywords}
-        wiring |= plain(bound, real=float, other=repr)
-    return wiring
+    return wiring | _held_by(node.func)
+
+
+def _held_by(function: Any, within: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """What a function was given when it was made, which its code does not tell: the arguments of a
+    partial one, the object of a method, the variables and defaults of one made in a function. An
+    object in them is what its `repr` says."""
+    held: dict[str, Any] = {}
+    if isinstance(function, functools.partial):
+        held = {"args": function.args, "keywords": function.keywords}
+        function = function.func
+    if not hasattr(function, "__qualname__"):
+        held["self"] = {"type": dotted(function), **vars(function)}
+    elif inspect.ismethod(function):
+        owner = function.__self__
+        is_class = isinstance(owner, type)
+        held["self"] = {"type": dotted(owner), **({} if is_class else vars(owner))}
+    elif inspect.isfunction(function) and {"<locals>", "<lambda>"} & {
+        *function.__qualname__.split(".")
+    }:
+        held["closure"] = inspect.getclosurevars(function).nonlocals
+        held["defaults"] = [
+            *(function.__defaults__ or ()),
+            *(function.__kwdefaults__ or {}).items(),
+        ]
+
+    def described(value: Any) -> Any:
+        if not (hasattr(value, "__qualname__") or isinstance(value, functools.partial)):
+            return repr(value)
+        more = {} if value in within else _held_by(value, (*within, function))
+        return {"type": dotted(value), **more}
+
+    given = {key: value for key, value in held.items() if value}
+    return plain(given, real=float, other=described)
 
 
 def dotted(function: Any) -> str:

@@ -140,7 +140,9 @@ class _Work:
         altered = list(self._altered(record.outputs))
         if not changed and not altered:
             return True, f"{self._name}: nothing has changed since {record.since}"
-        is_code_alone = replace(record.making, code=self._making.code) == self._making
+        is_code_alone = not differences(
+            replace(record.making, code=self._making.code), self._making
+        )
         is_kept = all(_KEPT in node.tags for node in self._unit.nodes)
         if altered or not (is_code_alone and is_kept):
             return self._runs(changed + altered)
@@ -212,7 +214,9 @@ def _hash_of(dataset: Any) -> str | None:
 
 
 def _is_edited(modules: Iterable[str]) -> bool:
-    """Whether a module was saved after this process began, which may have the code of before."""
+    """Whether a module was saved after this process began, which may have the code of before. A
+    time that is still to come is of another clock."""
     loaded = filter(None, map(sys.modules.get, modules))
     files = (each.__file__ for each in loaded if getattr(each, "__file__", None))
-    return any(os.path.exists(file) and os.stat(file).st_mtime > _STARTED_AT for file in files)
+    times = (os.stat(file).st_mtime for file in files if os.path.exists(file))
+    return any(_STARTED_AT < at <= time.time() for at in times)
