@@ -113,10 +113,10 @@ class Progress:
         self._logged_at = now
         rate = (self.done - self.initial) / elapsed
         done = f"{self.done:,.0f}/{self.total:,}" if self.total else f"{self.done:,.0f}"
-        speed = f"{rate:,.{0 if rate >= 10 else 2}f} {self.unit}/s"
-        news = [] if left is None else [f"{duration(left)} left"]
+        news = [f"{rate:,.{0 if rate >= 10 else 2}f} {self.unit}/s"] if rate else []
+        news += [] if left is None else [f"{duration(left)} left"]
         news += [f"{key} {value}" for key, value in self._facts.items()]
-        LOGGER.info("%s: %s %s, %s", self.description, done, self.unit, ", ".join([speed, *news]))
+        LOGGER.info("%s: %s %s, %s", self.description, done, self.unit, ", ".join(news))
 
     def _new_bar(self) -> Any:
         from tqdm import tqdm

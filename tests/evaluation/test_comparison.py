@@ -192,15 +192,19 @@ def test_what_is_no_finished_run_is_refused(
 def test_runs_are_folders_or_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sweeps = tmp_path / "sweeps"
-    for name in ("here", "sweeps/rates/low", "sweeps/rates/high", "sweeps/sizes/low", "a=b"):
+    trial = "sweeps/grid/optimizer=sgd,lr=0.1"
+    for name in ("here", "sweeps/rates/low", "sweeps/rates/high", "sweeps/sizes/low", "a=b", trial):
         (tmp_path / name).mkdir(parents=True)
-    found = find_runs(["here", "high", "sizes/low", "best=rates/low", "a=b"], sweeps)
+    named = ["here", "high", "sizes/low", "best=rates/low", "a=b", Path(trial).name]
+    found = find_runs([*named, f"mine=grid/{Path(trial).name}"], sweeps)
     assert found == {
         "here": Path("here"),
         "high": sweeps / "rates" / "high",
         "low": sweeps / "sizes" / "low",
         "best": sweeps / "rates" / "low",
         "a=b": Path("a=b"),
+        "optimizer=sgd,lr=0.1": tmp_path / trial,
+        "mine": tmp_path / trial,
     }
     for wrong, said in {
         ("nowhere",): "no such folder, and no trial",

@@ -46,7 +46,7 @@ def test_after_the_last_stage_there_are_pictures_and_images_of_ones_own(done):
 
 
 def test_what_was_typed_is_typed_again(tmp_path):
-    params = "data_root=/my disk/x,training.seed=3,training.max_minutes=null,training.restart=true"
+    params = "data_root=/my disk/x,training.seed=3,training.max_minutes=null"
     command = next_command(
         typed("--pipelines", "training", "--env", "smoke", "--params", params),
         pipelines["training"],
@@ -55,6 +55,22 @@ def test_what_was_typed_is_typed_again(tmp_path):
     assert again.params["params"] == typed("--params", params).params["params"]
     assert again.params["env"] == "smoke"
     assert again.params["pipelines"] == ["sampling", "evaluation"]
+
+
+def test_what_was_meant_for_this_run_only_is_not_typed_again():
+    command = next_command(
+        typed("--params", "training.restart=true,force=true,seed=1"), pipelines["training"]
+    )
+    assert command.endswith(" --params seed=1`")
+    command = next_command(typed("--params", "force=true"), pipelines["training"])
+    assert command == "`kedro run --pipelines sampling,evaluation`"
+
+
+def test_a_run_out_of_a_file_such_as_a_sweep_s_trial_ends_without_a_command(tmp_path):
+    (tmp_path / "run.yml").write_text("run: {env: smoke}")
+    context = kedro_run.make_context("run", ["--config", str(tmp_path / "run.yml")])
+    assert next_command(context, pipelines["__default__"]) == ""
+    assert "--config" in next_command(context, pipelines["training"])
 
 
 @pytest.fixture

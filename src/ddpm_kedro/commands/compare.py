@@ -35,7 +35,7 @@ def compare(
 
 def _absolute(run: str) -> str:
     """Folders are meant from where the user is; names of trials stay as they are."""
-    name, is_named, place = "", "", run
-    if not Path(run).is_dir():
-        name, is_named, place = run.rpartition("=")
-    return f"{name}{is_named}{Path(place).absolute()}" if Path(place).is_dir() else run
+    name, equals, place = run.partition("=")
+    if Path(run).is_dir():
+        return str(Path(run).absolute())
+    return f"{name}={Path(place).absolute()}" if equals and Path(place).is_dir() else run

@@ -16,7 +16,8 @@ from ddpm_kedro.hooks.stage_lines import shown_path
 
 LOGGER = logging.getLogger(__name__)
 
-_LOOKED_AT = {"sample_grid": "picture", "report": "report"}  # datasets, and what they are called
+# Datasets, and what they are called
+_LOOKED_AT = {"sample_grid": "picture", "report": "report", "comparison": "page"}
 _OPTIONS = ("config", "conf_source", "env", "params")  # what the next command needs too
 _VIZ_OPTIONS = ("conf_source", "env", "params")
 
@@ -59,8 +60,9 @@ class RunSummary:
             if name in self._saved:
                 LOGGER.info("%s: %s", title, shown_path(catalog, name))
         context = click.get_current_context(silent=True)
-        if context is not None and "pipelines" in context.params:  # it was `kedro run`
-            LOGGER.info("next: %s", next_command(context, pipeline))
+        is_run = context is not None and "pipelines" in context.params  # not another command
+        if is_run and (command := next_command(context, pipeline)):
+            LOGGER.info("next: %s", command)
 
 
 def _score(metrics: Mapping[str, Any]) -> str:
@@ -73,13 +75,16 @@ def _score(metrics: Mapping[str, Any]) -> str:
 
 def next_command(context: click.Context, pipeline: Any) -> str:
     """What to type after a run of `pipeline`: the stages that take up what it made, and what was
-    typed about configuration in the command of `context`."""
+    typed about configuration in the command of `context`. Empty after a whole run out of a
+    `--config` file, which somebody has put into words already."""
     whole = pipelines["__default__"]
     made = pipeline.all_outputs() & whole.all_inputs()
     ahead = set(whole.from_inputs(*made).nodes) - set(pipeline.nodes) if made else set()
     parts = {name: stage for name, stage in pipelines.items() if name != "__default__"}
     if stages := [name for name, stage in parts.items() if ahead & set(stage.nodes)]:
         return f"`{context.command_path} --pipelines {','.join(stages)}{_typed(context, _OPTIONS)}`"
+    if context.params.get("config"):
+        return ""
     return (
         f"`kedro viz run{_typed(context, _VIZ_OPTIONS)}` shows the chain; "
         f"`{context.command_path} --env image_folder --params image_path=FOLDER` takes your images"
@@ -94,6 +99,8 @@ def _typed(context: click.Context, options: Iterable[str]) -> str:
             value = context.params[name]
             if isinstance(value, Mapping):
                 value = ",".join(_assignments(value))
+            if not value:
+                continue
             words += [f"--{name.replace('_', '-')}", shlex.quote(str(value))]
     return "".join(f" {word}" for word in words)
 
@@ -102,5 +109,5 @@ def _assignments(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _assignments(value, f"{path}{key}.")
-        else:
+        elif key not in ("force", "restart"):  # which were for this run
             yield f"{path}{key}={'null' if value is None else value}"

@@ -84,10 +84,11 @@ def find_runs(named: Iterable[str], sweeps: Path) -> dict[str, Path]:
     """
     runs: dict[str, Path] = {}
     for text in named:
-        name, _, place = ("", "", text) if Path(text).is_dir() else text.rpartition("=")
-        parents = (Path(), sweeps, *(sorted(sweeps.iterdir()) if sweeps.is_dir() else ()))
-        found = [parent / place for parent in parents if (parent / place).is_dir()]
-        if not place or not found:
+        name, place, found = "", text, _folders(text, sweeps)
+        if not found:  # only now, since names of trials have equals signs too
+            name, _, place = text.partition("=")
+            found = _folders(place, sweeps)
+        if not found:
             raise InputError(f"{text}: no such folder, and no trial of that name in {sweeps}")
         if len(found) > 1 and found[0] != Path(place):
             which = ", ".join(str(trial.relative_to(sweeps)) for trial in found)
@@ -101,6 +102,11 @@ def find_runs(named: Iterable[str], sweeps: Path) -> dict[str, Path]:
     if not runs:
         raise InputError("no runs to compare: `kedro compare RUN...`, or compare.runs in YAML")
     return runs
+
+
+def _folders(place: str, sweeps: Path) -> list[Path]:
+    parents = (Path(), sweeps, *(sorted(sweeps.iterdir()) if sweeps.is_dir() else ()))
+    return [parent / place for parent in parents if place and (parent / place).is_dir()]
 
 
 def files_of(folder: Path) -> list[Path]:
