@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_suffix(".toml")
 RESULTS = ROOT / "benchmarks/results/mutants.json"
 PACKAGE = Path("src/ddpm_kedro")
-COPIED = ("src", "tests", "conf", "pyproject.toml")
+COPIED = ("src", "tests", "conf", "pyproject.toml", "dvc.yaml", "params.yaml")
 SECONDS_PER_MUTANT = 120
 SECONDS_UNCHANGED = 1200
 

@@ -135,9 +135,9 @@ class TestChoices:
         assert values[0] == "layers: base < homework < --params"
         told = [re.split(" = |  +", line) for line in values]
         assert ["training.optimizer.momentum", "0.5", "--params"] in told
-        assert [
-            "training.optimizer.lr", "0.0001", "homework (optimizers.sgd), chosen by --params",
-        ] in told  # fmt: skip
+        by_params = "(optimizers.sgd), chosen by --params"
+        assert ["training.optimizer.lr", "0.0001", f"homework {by_params}"] in told
+        assert ["training.optimizer.type", "torch.optim.SGD", f"base {by_params}"] in told
         assert ["training.budget_kimg", "5000", "homework"] in told
         assert not any(row[0] in ("seed", "training.seed", "optimizer") for row in told)
         assert re.search(r"^optimizer = sgd +--params$", lines, re.M)
