@@ -139,8 +139,7 @@ def _made(record: Mapping[str, Any]) -> tuple[str, str]:
     """The outputs of a record, and in a line how they were made."""
     outputs, code = record["outputs"], json.dumps(record["code"], sort_keys=True)
     contents = ", ".join(output["sha256"][:12] for output in outputs.values())
-    at, took = record["made_at"].replace("T", " ")[:16], f"{record['seconds']:,.1f} s"
-    by = f"by {', '.join(record['nodes'])} at {at} UTC in {took}"
+    by = f"by {', '.join(record['nodes'])} at {record['made_at'].replace('T', ' ')[:16]} UTC"
     return ", ".join(outputs), (
         f"{by}; content {contents}; code {hashlib.sha256(code.encode()).hexdigest()[:12]}"
     )
