@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import io
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +11,8 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from kedro.io.core import get_filepath_str
 
-from ddpm_kedro.content import content_hash
 from ddpm_kedro.datasets.local_entry import run_first, writing
+from ddpm_kedro.datasets.place import loaded_place
 from ddpm_kedro.errors import InputError
 from ddpm_kedro.files import atomic_write
 
@@ -39,7 +38,6 @@ class FileEntry:
         self._written_by = written_by
         self._required = required
         self._is_local = isinstance(self._fs, LocalFileSystem)
-        self._failures = (OSError, ValueError) if self._is_local else (Exception,)
         if self._is_local and self._version and Path(self._filepath).is_file():
             hint = "versions need a folder of that name: move it, or leave `versioned: true` out"
             raise InputError(f"{self._filepath} is a file, {hint}")
@@ -50,10 +48,11 @@ class FileEntry:
     def load(self) -> Any:
         """What the class below makes of the file, None where it is missing and not required;
         InputError where it is missing, cannot be read, or holds something else."""
+        failures = (OSError, ValueError) if self._is_local else (Exception,)
         try:
             if self._exists():
                 return super().load.__wrapped__(self)
-        except self._failures as error:
+        except failures as error:
             is_content = isinstance(error, ValueError | OSError) and not getattr(error, "errno", 0)
             reason = f"is not {self._content}" if is_content else "cannot be read"
             raise InputError(f"{self._shown(self._get_load_path())} {reason}: {error}") from error
@@ -68,18 +67,11 @@ class FileEntry:
         return None
 
     def facts(self) -> dict[str, Any] | None:
-        """The hash of the file, or of the version that a load would read; None where there is none.
-        InputError where it cannot be read."""
-        try:
-            if not self._exists():
-                return None
-            where = get_filepath_str(self._get_load_path(), self._protocol)
-            if self._is_local:
-                return {"sha256": content_hash(where)}
-            with self._fs.open(where, "rb") as file:
-                return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-        except self._failures as error:
-            raise InputError(f"{self._shown(self._filepath)} cannot be read: {error}") from error
+        """The hash of the file, or of the version that a load would read; None where there is none
+        to read: a load says why."""
+        place = loaded_place(self)
+        sha256 = place and place.sha256()
+        return {"sha256": sha256} if sha256 else None
 
     def save(self, data: Any) -> None:
         """Let the class below write into memory, then the file appear whole, or not at all;
